@@ -1,0 +1,330 @@
+"""The frozen nouns that every part of the tool speaks: what was measured, on what, and where it came from.
+
+Standard library only, so that results can be read, compared and drawn where no model is at hand. Real and
+synthetic analyses fill the same records. Nothing here computes more than a property of its own fields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+"""Version of the JSON written from these records; raised when a field changes its meaning."""
+
+TokenValues = tuple[tuple[str, float], ...]
+"""Token text with a number, in the order of the list it belongs to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Counts between edges: ``counts[i]`` values lie in ``[edges[i], edges[i + 1])``."""
+
+    edges: tuple[float, ...]
+    """Ascending bin edges, one more than counts; empty when nothing was counted."""
+
+    counts: tuple[int, ...]
+    """Number of values in each bin."""
+
+    def __post_init__(self) -> None:
+        if self.counts and len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} edges, got {len(self.edges)}")
+
+    @property
+    def total(self) -> int:
+        """Number of values counted."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationExample:
+    """One context window and the activation of one feature at each of its tokens."""
+
+    text: str
+    """The window decoded as one string."""
+
+    tokens: tuple[str, ...]
+    """Each token as text of its own; a fragment of a multi-byte character reads ``<0xE4>`` (or ``<0xE4><0xBD>``)."""
+
+    token_ids: tuple[int, ...]
+    """Vocabulary ids of the tokens; BOS and padding are not part of the window."""
+
+    activations: tuple[float, ...]
+    """Activation at each token, in the SAE's own units; 0.0 where the feature is silent or the token not counted."""
+
+    max_activation: float
+    """Activation at the peak: the largest in magnitude, with its sign."""
+
+    peak_position: int
+    """Index of the peak in ``tokens``; the first one among equals."""
+
+    source: str = ""
+    """Where the window comes from, for people: document name for real text, provenance for synthetic."""
+
+    source_position: int = 0
+    """Token of the document at which the window begins, from 0."""
+
+    duplicates: int = 1
+    """Number of identical windows (same tokens) of the corpus that this example stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleBand:
+    """Examples from one range of the feature's activation, drawn uniformly from the tokens it fired on."""
+
+    lower_quantile: float
+    """Lower end of the band as a quantile of the activation's magnitude over active tokens, in [0, 1]."""
+
+    upper_quantile: float
+    """Upper end of the band."""
+
+    examples: tuple[ActivationExample, ...]
+    """Examples of the band, strongest first; their marked peak is the sampled token, not always the window's maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenActivity:
+    """How one feature behaves on one vocabulary token, over all kept occurrences of that token."""
+
+    token: str
+    """The token's text."""
+
+    token_id: int
+    """The token's vocabulary id."""
+
+    active_count: int
+    """Occurrences on which the feature fired."""
+
+    share: float
+    """Share of the feature's firings that fall on this token, in [0, 1]."""
+
+    firing_rate: float
+    """Share of the token's kept occurrences on which the feature fired, in [0, 1]."""
+
+    mean_activation: float
+    """Mean activation over the occurrences on which it fired."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureStats:
+    """All that one analysis says about one feature.
+
+    Every statistic speaks of the same population, the kept tokens: no BOS, special or padding token and none that an
+    option excluded. *Active* means an activation that is not zero, so signed features count both sides.
+    """
+
+    feature_idx: int
+    """Index of the feature in the SAE, from 0."""
+
+    token_count: int
+    """Kept tokens the feature was measured on."""
+
+    active_count: int
+    """Kept tokens on which the activation is not zero."""
+
+    negative_count: int = 0
+    """Kept tokens on which the activation is below zero; only signed SAEs have any."""
+
+    density: float
+    """active_count / token_count, in [0, 1]."""
+
+    sparsity: float
+    """1 - density, in [0, 1]."""
+
+    mean_activation: float | None
+    """Mean over active tokens; None for a feature that never fired."""
+
+    std_activation: float | None
+    """Standard deviation over active tokens (divisor: their number); None for a feature that never fired."""
+
+    max_activation: float
+    """Largest activation over kept tokens; 0.0 if it was never above zero."""
+
+    min_activation: float = 0.0
+    """Most negative activation over kept tokens; 0.0 if it was never below zero."""
+
+    quantiles: tuple[tuple[float, float], ...] = ()
+    """(probability, activation) over active tokens, read off the histogram's buckets (within 0.8 % of the value)."""
+
+    histogram: Histogram
+    """Counts of all non-zero activations; edges grow geometrically (8 to an octave), mirrored below zero if signed."""
+
+    position_histogram: Histogram
+    """Firings by position in the context window."""
+
+    position_token_counts: tuple[int, ...] = ()
+    """Kept tokens in each bin of ``position_histogram``: what its counts are a share of."""
+
+    examples: tuple[ActivationExample, ...]
+    """Strongest first (by magnitude), at most one per window, identical windows merged; ties by place in the corpus."""
+
+    example_bands: tuple[ExampleBand, ...] = ()
+    """Examples over the range of the activation, strongest band first."""
+
+    top_tokens: tuple[TokenActivity, ...] = ()
+    """Tokens the feature fires on most often, most frequent first."""
+
+    decoder_norm: float
+    """L2 norm of the feature's decoder row, as the checkpoint stores it."""
+
+    encoder_norm: float
+    """L2 norm of the feature's encoder column."""
+
+    encoder_decoder_cosine: float | None
+    """Cosine between encoder and decoder direction; None where their widths differ or one is zero."""
+
+    nearest_features: tuple[tuple[int, float], ...] = ()
+    """(feature, cosine) of the decoder directions nearest to this one."""
+
+    top_boosted_tokens: TokenValues
+    """Tokens whose logit the decoder direction raises most, with the effect of one unit of activation."""
+
+    top_suppressed_tokens: TokenValues
+    """Tokens whose logit it lowers most, most lowered first."""
+
+    logit_histogram: Histogram
+    """Distribution of the logit effect over the whole vocabulary."""
+
+    logit_skew: float | None
+    """Skewness of the logit effects over the vocabulary; None where the hook has no linear path to the logits."""
+
+    logit_kurtosis: float | None
+    """Excess kurtosis of the logit effects over the vocabulary (0 for a normal distribution); None as for the skew."""
+
+    @property
+    def is_dead(self) -> bool:
+        """True if the feature fired on no kept token."""
+        return self.active_count == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How well the SAE fits the hook on the analysed text: the header that would expose a mistake."""
+
+    explained_variance: float
+    """1 - sum |x - x_hat|^2 / sum |x - mean(x)|^2 over kept tokens; below 0 is worse than predicting the mean."""
+
+    cosine: float
+    """Mean cosine between x and x_hat over kept tokens."""
+
+    l0: float
+    """Mean number of active features per kept token."""
+
+    token_count: int
+    """Kept tokens."""
+
+    excluded: Mapping[str, int]
+    """Tokens that went through the model and were not counted, by reason."""
+
+    document_count: int
+    """Documents read."""
+
+    window_count: int
+    """Context windows run through the model."""
+
+    truncated: bool = False
+    """True if ``--max-tokens`` ended the reading before the corpus did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DictionaryStats:
+    """Distributions over every feature of the SAE, asked for or not, from the same pass."""
+
+    d_sae: int
+    """Number of features."""
+
+    dead_count: int
+    """Features that never fired on the kept tokens."""
+
+    dense_count: int
+    """Features that fired on more than a tenth of them."""
+
+    density: Histogram
+    """log10 of the density of the features that fired."""
+
+    max_activation: Histogram
+    """log10 of the largest magnitude reached by the features that fired."""
+
+    decoder_norm: Histogram
+    """L2 norms of the decoder rows."""
+
+    encoder_norm: Histogram
+    """L2 norms of the encoder columns."""
+
+    encoder_decoder_cosine: Histogram
+    """Cosines between encoder and decoder directions; empty where their widths differ."""
+
+    l0_by_position: tuple[float, ...]
+    """Mean active features per kept token in each position bin; 0.0 for a bin without kept tokens."""
+
+    position_edges: tuple[float, ...]
+    """Edges of the position bins, in tokens from the start of the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What was run on what: enough to repeat a run, and to refuse comparing what does not belong together."""
+
+    analysis: str
+    """``real`` or ``synthetic``."""
+
+    model: str
+    """Model name or folder, as asked for."""
+
+    model_sha256: str
+    """Hash of the model's configuration and of its parameters up to the hook."""
+
+    hook: str
+    """Where the SAE reads, in TransformerLens names, for instance ``blocks.9.hook_resid_post``."""
+
+    sae: str
+    """SAE file or folder, as asked for."""
+
+    sae_sha256: str
+    """Hash of the checkpoint's weight file."""
+
+    sae_format: str
+    """Format recognised, with the reason."""
+
+    activation_rule: str
+    """Activation rule of the SAE, for instance ``TopK(k=32)``."""
+
+    corpus: str
+    """Corpus, as asked for."""
+
+    corpus_sha256: str
+    """Hash of the documents read, in order."""
+
+    bos: str
+    """BOS policy and where it comes from."""
+
+    logit_convention: str
+    """How logit effects were computed."""
+
+    dtype: str
+    """Number format of the model's forward pass; the SAE and all statistics are float32 or exact."""
+
+    device: str
+    """Device of the forward pass."""
+
+    options: Mapping[str, str | int | float | bool | None]
+    """Every other option that shapes the result, by its command-line name without dashes."""
+
+    versions: Mapping[str, str]
+    """Versions of this tool, Python and the libraries that compute."""
+
+    created: str
+    """UTC time of the run, ISO 8601."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisResult:
+    """One finished analysis: what goes into ``real.json`` or ``synthetic.json``, and all that the pictures need."""
+
+    provenance: Provenance
+    fit: Fit
+    dictionary: DictionaryStats
+    features: tuple[FeatureStats, ...]
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def by_feature(self) -> dict[int, FeatureStats]:
+        """Return the features' statistics by feature index, in the order they were asked for."""
+        return {stats.feature_idx: stats for stats in self.features}
