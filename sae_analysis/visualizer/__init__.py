@@ -1,0 +1,102 @@
+"""Pictures of features: records in, PNG pages out; nothing is recomputed.
+
+Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``), so that a test or a notebook can
+read them back; ``visualize_features`` writes them all.
+"""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import matplotlib as mpl
+
+from sae_analysis.errors import OutputError
+from sae_analysis.records import AnalysisResult, FeatureStats
+from sae_analysis.visualizer.pages import ROWS_PER_SUMMARY, feature_page, statistics_page, summary_page
+from sae_analysis.visualizer.sheet import Cell, Lettering, Page
+from sae_analysis.visualizer.theme import LIGHT, Theme
+from sae_analysis.visualizer.wording import Header
+
+__all__ = [
+    "LIGHT",
+    "Cell",
+    "Header",
+    "Lettering",
+    "Page",
+    "Theme",
+    "feature_page",
+    "statistics_page",
+    "summary_page",
+    "visualize_features",
+    "write_page",
+]
+
+Progress = Callable[[int, int], None]
+"""Called with the pages written so far and the pages in all."""
+
+
+def visualize_features(
+    results: AnalysisResult | Mapping[int, FeatureStats],
+    output_dir: str | Path,
+    analysis_type: str = "real",
+    *,
+    dpi: int = 150,
+    theme: Theme = LIGHT,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write every page of an analysis into ``output_dir`` and return their paths.
+
+    ``feature_N_<type>.png`` for each feature, ``summary_P_<type>.png`` for each page P of the overview, and
+    ``statistics_<type>.png`` where the result describes the whole dictionary (a bare mapping does not). Each file
+    appears whole or not at all; the same records give the same bytes.
+
+    Raises:
+        OutputError: The folder cannot be made or a file in it cannot be written.
+    """
+    folder = Path(output_dir)
+    whole = results if isinstance(results, AnalysisResult) else None
+    features = whole.by_feature() if whole else dict(results) if isinstance(results, Mapping) else {}
+    header = Header.of(whole) if whole else Header()
+    summaries = math.ceil(len(features) / ROWS_PER_SUMMARY)
+    total = len(features) + summaries + (whole is not None)
+
+    def pages() -> Iterator[tuple[str, Page]]:
+        for index, stats in features.items():
+            yield f"feature_{index}", feature_page(stats, header, analysis_type, theme=theme, dpi=dpi)
+        for page in range(1, summaries + 1):
+            yield f"summary_{page}", summary_page(features, page, header, analysis_type, theme=theme, dpi=dpi)
+        if whole:
+            yield "statistics", statistics_page(whole.dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
+
+    written: list[Path] = []
+    for name, page in pages():
+        written.append(write_page(page, folder / f"{name}_{analysis_type}.png"))
+        if progress is not None:
+            progress(len(written), total)
+    return written
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Write a page as PNG: into a file beside ``path`` first, then in its place.
+
+    Raises:
+        OutputError: The folder or the file cannot be written.
+    """
+    picture = io.BytesIO()
+    with mpl.rc_context({"savefig.bbox": None, "savefig.pad_inches": 0.0}):
+        page.savefig(picture, format="png", dpi=page.dpi, facecolor=page.get_facecolor(), metadata={"Software": None})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(picture.getvalue())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write the picture {path}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+    return path

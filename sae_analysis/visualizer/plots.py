@@ -1,0 +1,207 @@
+"""Small plots from records: histograms on a page, their ticks and labels set like all other text."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+
+from sae_analysis.records import Histogram
+from sae_analysis.visualizer.digits import count, tick
+from sae_analysis.visualizer.sheet import Box, Sheet, width_of
+from sae_analysis.visualizer.theme import SMALL, Colour
+
+_FEWEST_BINS = 12
+"""A histogram of one or two bins is drawn among empty ones, so that it still looks like a histogram."""
+
+_LOG_FLOOR = 0.7
+"""Lower end of a logarithmic axis of counts: a bin of one is still a bar."""
+
+_LABEL_GAP = 5.0
+_AXIS_LEFT, _AXIS_BELOW = 24.0, 11.0
+_CEILING = 1.2
+_RUG = 5.0
+
+_LONG_RANGE = 300.0
+"""Ratio of the ends of a logarithmic axis from which its ticks are powers of ten alone."""
+
+Label = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a histogram is drawn; colours of its bars, what its numbers are called."""
+
+    colour: Colour
+    negative: Colour
+    log_counts: bool = True
+    x_label: Label = tick
+    y_label: Label = lambda value: count(round(value))
+    exponents: bool = False
+    """Whether the edges are powers of ten: ticks then stand at round numbers, not at round exponents."""
+    rug: tuple[float, ...] = ()
+    """Values marked below the bars: the features that were asked for."""
+
+
+def bin_position(edges: Sequence[float], value: float) -> float:
+    """Return where a value lies in units of bins; inside a bin of one sign the way bins grow, geometrically."""
+    index = min(max(bisect_right(edges, value) - 1, 0), len(edges) - 2)
+    low, high = edges[index], edges[index + 1]
+    if high <= low:  # at the end of the number format bins have no width
+        return index
+    if low * high > 0 and low * value > 0 and not _is_even(edges):
+        return index + math.log(value / low) / math.log(high / low)
+    return index + (value - low) / (high - low)
+
+
+def _is_even(edges: Sequence[float]) -> bool:
+    """Return whether all bins have one width, as far as rounding lets them."""
+    widths = [high - low for low, high in pairwise(edges)]
+    return max(widths) <= 1.01 * min(widths)
+
+
+def _visible(histogram: Histogram) -> tuple[float, float]:
+    """Return the first and last bin position worth showing: those that hold something, and not too few."""
+    filled = [index for index, many in enumerate(histogram.counts) if many]
+    first, last = filled[0], filled[-1] + 1
+    spare = max(0.0, (_FEWEST_BINS - (last - first)) / 2)
+    return first - spare, last + spare
+
+
+def _round_values(low: float, high: float, step_count: int) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten between two numbers, about ``step_count`` of them."""
+    rough = (high - low) / step_count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return powers of ten between two positive numbers, with 2 and 5 times them where the range is short."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    powers = [10.0**exponent for exponent in exponents]
+    for factors in ((1,), (1, 2, 5)) if high > _LONG_RANGE * low else ((1, 2, 5),):
+        values = [factor * power for power in powers for factor in factors if low <= factor * power <= high]
+        if len(values) > 1:
+            return values
+    return [low, high]
+
+
+def _tick_values(edges: Sequence[float], first: float, last: float, *, exponents: bool) -> list[float]:
+    inside = [edge for index, edge in enumerate(edges) if first <= index <= last]
+    if exponents:
+        return [math.log10(value) for value in _decades(10 ** inside[0], 10 ** inside[-1])]
+    if _is_even(edges):
+        return _round_values(inside[0], inside[-1], 4)
+    above, below = [edge for edge in inside if edge > 0], [-edge for edge in inside if edge < 0]
+    positive = _decades(min(above), max(above)) if len(above) > 1 else []
+    negative = _decades(min(below), max(below)) if len(below) > 1 else []
+    return [-value for value in reversed(negative)] + positive
+
+
+def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> None:
+    """Draw counts over bins of equal width on the page, with ticks at round values of the edges."""
+    first, last = _visible(histogram)
+    tallest = max(histogram.counts)
+    below = _AXIS_BELOW + (_RUG if look.rug else 0.0)
+    area = Box(box.x + _AXIS_LEFT, box.y, box.width - _AXIS_LEFT, box.height - below)
+    floor, ceiling = (_LOG_FLOOR, max(10, tallest) ** 1.03) if look.log_counts else (0.0, tallest * _CEILING)
+
+    def draw(axes: Axes) -> None:
+        negative = sum(edge < 0 for edge in histogram.edges[:-1]) if look.negative != look.colour else 0
+        for part, colour in ((slice(0, negative), look.negative), (slice(negative, None), look.colour)):
+            counts = histogram.counts[part]
+            start = part.start
+            if counts:
+                edges = range(start, start + len(counts) + 1)
+                axes.stairs(counts, edges, fill=True, color=colour, baseline=floor, linewidth=0)
+        frame(axes, (first, last), (floor, ceiling), log_y=look.log_counts)
+
+    sheet.plot(area, draw)
+    ticks = _count_ticks(tallest) if look.log_counts else [0.0, float(tallest)]
+    for value in ticks:
+        y = area.bottom - area.height * _fraction(value, floor, ceiling, log=look.log_counts)
+        label_left(sheet, area, y, look.y_label(value), ruled=value > 0)
+    values = _tick_values(histogram.edges, first, last, exponents=look.exponents)
+    labels = [look.x_label(10**value if look.exponents else value) for value in values]
+    places = zip((bin_position(histogram.edges, value) for value in values), labels, strict=True)
+    scale = area.width / (last - first)
+    lowered = _RUG if look.rug else 0.0
+    labels_below(sheet, area, [(area.x + (place - first) * scale, label) for place, label in places], lowered)
+    for value in look.rug:
+        x = area.x + (bin_position(histogram.edges, value) - first) * scale
+        if area.x - 0.1 <= x <= area.right + 0.1:
+            sheet.rectangle(Box(x - 0.5, area.bottom + 1, 1.0, _RUG), sheet.theme.ink)
+
+
+def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
+    """Draw one value per bin from zero, over bins of the width they have: rates by position."""
+    area = Box(box.x + _AXIS_LEFT, box.y, box.width - _AXIS_LEFT, box.height - _AXIS_BELOW)
+    tallest = max(rates)
+    ceiling = tallest * _CEILING if tallest > 0 else 1.0
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(rates, edges, fill=True, color=look.colour, linewidth=0)
+        frame(axes, (edges[0], edges[-1]), (0.0, ceiling), log_y=False)
+
+    sheet.plot(area, draw)
+    for value in sorted({0.0, tallest}):
+        label_left(sheet, area, area.bottom - area.height * value / ceiling, look.y_label(value), ruled=value > 0)
+    scale = area.width / (edges[-1] - edges[0])
+    ticks = _round_values(edges[0], edges[-1], 4)
+    labels_below(sheet, area, [(area.x + (value - edges[0]) * scale, look.x_label(value)) for value in ticks])
+
+
+def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], *, log_y: bool) -> None:
+    """Fix the limits of bare axes."""
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+
+
+def _fraction(value: float, low: float, high: float, *, log: bool) -> float:
+    if log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def _count_ticks(tallest: int) -> list[float]:
+    """Return one, and powers of ten below the tallest bar, at most four in all."""
+    top = max(1, math.floor(math.log10(max(10, tallest))))
+    step = math.ceil(top / 3)
+    return [10.0**exponent for exponent in range(0, top + 1, step)]
+
+
+def label_left(sheet: Sheet, area: Box, y: float, label: str, *, ruled: bool) -> None:
+    """Set a label left of the plot at height ``y``, with a hairline across; too long a label stands on the line."""
+    sheet.rectangle(Box(area.x, y - 0.25, area.width, 0.5), sheet.theme.faint if ruled else sheet.theme.quiet)
+    if width_of(label, SMALL) <= _AXIS_LEFT - 3:
+        sheet.text(area.x - 3, y + 0.32 * SMALL, label, colour=sheet.theme.quiet, align="right")
+    else:
+        sheet.text(area.x + 1, y - 1.5, label, colour=sheet.theme.quiet)
+
+
+def labels_below(sheet: Sheet, area: Box, places: Sequence[tuple[float, str]], lowered: float = 0.0) -> None:
+    """Set labels below the plot: as many as fit side by side, evenly thinned, none beyond the plot's edges."""
+    for step in range(1, len(places) + 1):
+        spans = [_span(x, label, area) for x, label in places[::step]]
+        if all(left[1] + _LABEL_GAP <= right[0] for left, right in pairwise(spans)):
+            break
+    else:
+        return
+    sheet.rectangle(Box(area.x, area.bottom - 0.25, area.width, 0.5), sheet.theme.quiet)
+    for (x, label), (left, _) in zip(places[::step], spans, strict=True):
+        sheet.rectangle(Box(x - 0.25, area.bottom, 0.5, 2.0 + lowered), sheet.theme.quiet)
+        sheet.text(left, area.bottom + 2 + SMALL + lowered, label, colour=sheet.theme.quiet)
+
+
+def _span(x: float, label: str, area: Box) -> tuple[float, float]:
+    width = width_of(label, SMALL)
+    left = min(max(x - width / 2, area.x - _AXIS_LEFT / 2), area.right - width)
+    return left, left + width

@@ -1,0 +1,119 @@
+"""What a page says in words: the answer in its subtitle, and captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sae_analysis.records import AnalysisResult, FeatureStats, Fit
+from sae_analysis.visualizer.digits import count, counted, number, share
+
+_NAMED = 3
+"""Tokens named in a subtitle."""
+
+_MOSTLY, _OFTEN = 0.5, 0.15
+"""Share of firings that the named tokens must hold for *mostly* and for *often*."""
+
+_BAND_NAMES = ("strong", "middle", "weak")
+
+Part = tuple[str, bool]
+"""Words of a sentence, and whether they are a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a page says about where its numbers come from; empty parts are left out."""
+
+    sae: str = ""
+    model: str = ""
+    hook: str = ""
+    corpus: str = ""
+    fit: Fit | None = None
+
+    @classmethod
+    def of(cls, result: AnalysisResult) -> "Header":
+        """Return the header of a finished analysis."""
+        source = result.provenance
+        return cls(sae=source.sae, model=source.model, hook=source.hook, corpus=source.corpus, fit=result.fit)
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Return names and values in the order they are shown."""
+        named = [("SAE", self.sae), ("model", self.model), ("hook", self.hook), ("text", self.corpus)]
+        return [(name, " ".join(value.split())) for name, value in named if value.strip()]
+
+    def fit_in_words(self) -> str:
+        """Return how well the SAE fits, empty if it was not measured."""
+        if self.fit is None:
+            return ""
+        return (
+            f"fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
+            f"{number(self.fit.l0)} features active per token, {counted(self.fit.token_count, 'token')}"
+        )
+
+
+def answer(stats: FeatureStats) -> list[Part]:
+    """Return the subtitle: how often, on what, towards what."""
+    pushes = _pushes(stats)
+    if stats.is_dead:
+        return [(f"never fired in {counted(stats.token_count, 'token')}", False), *pushes]
+    return [(_how_often(stats), False), *_on_what(stats), *pushes]
+
+
+def _how_often(stats: FeatureStats) -> str:
+    if stats.active_count == 1:
+        often = f"fired once in {counted(stats.token_count, 'token')}"
+    else:
+        often = f"fires on {share(stats.density)} of tokens"
+    if stats.negative_count == stats.active_count:
+        return f"{often}, always below zero"
+    return often if not stats.negative_count else f"{often}, on {share(_negative_share(stats))} of them below zero"
+
+
+def _negative_share(stats: FeatureStats) -> float:
+    return stats.negative_count / stats.active_count
+
+
+def _on_what(stats: FeatureStats) -> list[Part]:
+    named = _distinct([item.token for item in stats.top_tokens])
+    if not named:
+        return []
+    held = sum(item.share for item in stats.top_tokens if item.token.strip(" ").casefold() in {*map(_plain, named)})
+    how = "mostly" if held >= _MOSTLY else "often" if held >= _OFTEN else "many different ones, such as"
+    return [(", on " if stats.active_count == 1 else f", {how} ", False), *_listed(named)]
+
+
+def _pushes(stats: FeatureStats) -> list[Part]:
+    named = _distinct([token for token, effect in stats.top_boosted_tokens if effect > 0])
+    verb = "would push" if stats.is_dead else "pushes"
+    return [(f"; {verb} towards ", False), *_listed(named)] if named else []
+
+
+def _plain(token: str) -> str:
+    return token.strip(" ").casefold()
+
+
+def _distinct(tokens: Sequence[str]) -> list[str]:
+    """Return the first few tokens that differ by more than case and outer spaces."""
+    named: dict[str, str] = {}
+    for token in tokens:
+        named.setdefault(_plain(token), token)
+    return list(named.values())[:_NAMED]
+
+
+def _listed(tokens: Sequence[str]) -> list[Part]:
+    parts: list[Part] = []
+    for index, token in enumerate(tokens):
+        parts += [*([(", ", False)] if index else []), (token, True)]
+    return parts
+
+
+def band_name(index: int, bands: int, lower: float, upper: float) -> str:
+    """Return the name of a band of activations with the quantiles it spans."""
+    span = f"quantiles {lower * 100:.3g}–{upper * 100:.3g} % of its activation"
+    return f"{_BAND_NAMES[index]}: {span}" if bands == len(_BAND_NAMES) else span
+
+
+def firing_caption(stats: FeatureStats) -> str:
+    """Return what the activation histogram counts."""
+    return (
+        f"{count(stats.active_count)} of {counted(stats.token_count, 'token')} ({share(stats.density)}); "
+        "tokens per bin, log scale; activation in the SAE's units"
+    )

@@ -1,0 +1,211 @@
+"""Records with believable numbers, for tests of what reads records: small factories, every field overridable."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sae_analysis.records import (
+    ActivationExample,
+    AnalysisResult,
+    DictionaryStats,
+    ExampleBand,
+    FeatureStats,
+    Fit,
+    Histogram,
+    Provenance,
+    TokenActivity,
+    TokenValues,
+)
+
+SCRIPTS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(run.split("|"))
+    for name, run in {
+        "english": "The| old| ship|yard| stood| at| the| edge| of| town|,| where| the| vessel| once| was| built|.",
+        "greek": "Η| θάλασσα| είναι| βαθιά| και| το| πλοίο| φεύγει|.",
+        "cyrillic": "Старый| кораб|ль| стоял| у| прич|ала| и| ждал| весны|.",
+        "chinese": "这|艘|旧|船|停|在|港口|，|没有|人|记得|它|的|名字|。",
+        "japanese": "古い|船|は|港|に|停|まっていて|、|誰も|名前|を|覚えて|いない|。",
+        "korean": "오래된| 배|가| 항구|에| 서| 있었다|.",
+        "arabic": "كانت| الس|في|نة| القديمة| في| المي|ناء|،| عام| 1|9|2|4|.",
+        "hebrew": "הספי|נה| הישנה| (|בת| 90|)| עמדה| בנמל|.",
+        "hindi": "पुरा|ना| जहा|ज| बंदर|गा|ह| पर| खड़ा| था|।| क्षत|्रिय",
+        "thai": "เรือ|เก่า|จอด|อยู่|ที่|ท่าเรือ|และ|ไม่มี|ใคร|จำ|ชื่อ|ได้",
+        "emoji": "Nice| work| |👩|🏽|\u200d|💻| and| 👍🏿| flags| 🇯|🇵| family| 👨‍👩‍👧‍👦| ❤️|!",
+        "bytes": "caf|<0xC3>|<0xA9>| <0xE4>|<0xBD>|<0xA0>| broken| <0xF0><0x9F>|<0xFF>| end|<0x0A>",
+        "code": "def| f|(|x|):|\n|\t|if| x| ==| '|a|\t|b|':|\r\n|        |return| {|}| #| <|b|>|&amp;|\n|    |\x00|\x1b|[0m",
+        "math": " let| $\\frac{|1|}{|2|}$| and| $$| \\alpha|_|{|i|^2|}| 100|%| ∑|√|𝕏",
+        "hidden": "a|\u200b|b|\u202e|c|\xa0|d|\u3000|e|\ufeff|\ue000|\U000e0001|\u0301|x",
+    }.items()
+}
+"""Token runs in many scripts, with token boundaries where they hurt."""
+
+
+def histogram(values: Sequence[float], *, per_octave: int = 8) -> Histogram:
+    """Return counts of non-zero values over geometric edges, mirrored below zero if there is a negative one."""
+    if not values:
+        return Histogram(edges=(), counts=())
+    exponents = [math.floor(math.log2(abs(value)) * per_octave) for value in values]
+    span = range(min(exponents), max(exponents) + 2)
+    edges = [2 ** (exponent / per_octave) for exponent in span]
+    if any(value < 0 for value in values):
+        edges = [-edge for edge in reversed(edges)] + edges
+    counts = [0] * (len(edges) - 1)
+    for value in values:
+        counts[max(index for index, edge in enumerate(edges[:-1]) if edge <= value or index == 0)] += 1
+    return Histogram(edges=tuple(edges), counts=tuple(counts))
+
+
+def even_histogram(values: Sequence[float], bins: int = 40) -> Histogram:
+    """Return counts over bins of one width."""
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
+    edges = (*(low + (high - low) * index / bins for index in range(bins)), high)
+    return Histogram(edges=edges, counts=tuple(counts))
+
+
+def example(
+    tokens: Sequence[str], peak: int = 2, top: float = 10.0, activations: Sequence[float] | None = None, **fields: Any
+) -> ActivationExample:
+    """Return one window; activations fall off around the peak unless given."""
+    values = activations or [
+        top if at == peak else round(top * 0.6 / (1 + abs(at - peak)), 3) if at % 3 == peak % 3 else 0.0
+        for at in range(len(tokens))
+    ]
+    base: dict[str, Any] = {
+        "text": "".join(tokens),
+        "tokens": tuple(tokens),
+        "token_ids": tuple(range(len(tokens))),
+        "activations": tuple(values),
+        "max_activation": values[peak],
+        "peak_position": peak,
+        "source": "document 12",
+        "source_position": 340,
+    }
+    return ActivationExample(**base | fields)
+
+
+def window(length: int, seed: int = 0) -> tuple[str, ...]:
+    """Return a run of English tokens of any length."""
+    chooser = random.Random(seed)
+    words = [token for token in SCRIPTS["english"] if token.startswith(" ")]
+    return tuple(chooser.choice(words) for _ in range(length))
+
+
+def _effects(tokens: str, strongest: float) -> TokenValues:
+    return tuple((token, strongest / (1 + at / 4)) for at, token in enumerate(tokens.split("|")))
+
+
+def stats(
+    feature: int = 7, *, example_count: int = 5, scale: float = 10.0, seed: int = 0, **fields: Any
+) -> FeatureStats:
+    """Return a feature that fires on 0.3 % of a million tokens."""
+    chooser = random.Random(seed)
+    fired = [scale * min(1.0, chooser.lognormvariate(-1.6, 0.7)) for _ in range(3120)] + [scale]
+    effects = [chooser.gauss(0, 0.05) for _ in range(5000)] + [0.42, 0.37, -0.31]
+    positions = even_histogram(range(128), 16)
+    tokens = [" ship", " vessel", " Ship", " fleet", "ship", "yard", " boat", " harbour", " the", "\n"]
+    items = [
+        example(
+            window(chooser.randrange(8, 70), seed + at), chooser.randrange(2, 7), scale * (1 - at / (2 * example_count))
+        )
+        for at in range(example_count)
+    ]
+    weak = [replace(item, source=f"document {at}") for at, item in enumerate(items[:2])]
+    base: dict[str, Any] = {
+        "feature_idx": feature,
+        "token_count": 1_000_000,
+        "active_count": 3121,
+        "density": 0.003121,
+        "sparsity": 0.996879,
+        "mean_activation": 0.256 * scale,
+        "std_activation": 0.162 * scale,
+        "max_activation": scale,
+        "quantiles": ((0.25, 0.12 * scale), (0.5, 0.2 * scale), (0.9, 0.48 * scale), (0.99, 0.9 * scale)),
+        "histogram": histogram(fired),
+        "position_histogram": replace(positions, counts=tuple(100 + 20 * at for at in range(16))),
+        "position_token_counts": (62_500,) * 16,
+        "examples": tuple(items),
+        "example_bands": tuple(
+            ExampleBand(lower_quantile=low, upper_quantile=high, examples=tuple(
+                replace(item, activations=tuple(value * factor for value in item.activations),
+                        max_activation=item.max_activation * factor) for item in weak))
+            for low, high, factor in ((0.9, 1.0, 0.9), (0.45, 0.55, 0.3), (0.0, 0.1, 0.08))
+        ),
+        "top_tokens": tuple(
+            TokenActivity(token=token, token_id=at, active_count=900 // (at + 1), share=0.29 / (at + 1),
+                          firing_rate=0.8 / (at + 1), mean_activation=scale * 0.5 / (at + 1))
+            for at, token in enumerate(tokens)
+        ),
+        "decoder_norm": 1.0,
+        "encoder_norm": 0.8123,
+        "encoder_decoder_cosine": 0.7131,
+        "nearest_features": ((412, 0.83), (77, 0.62), (3001, 0.44)),
+        "top_boosted_tokens": _effects(" yard| board|ment| wreck|shape| owner| building| crew| sail|s", 0.42),
+        "top_suppressed_tokens": _effects(" the| and|\n|</s>| $\\frac{|港口| of| السفينة| a| is", -0.31),
+        "logit_histogram": even_histogram(effects, 48),
+        "logit_skew": 1.21,
+        "logit_kurtosis": 8.02,
+    }  # fmt: skip
+    return FeatureStats(**base | fields)
+
+
+def dead_stats(feature: int = 3, **fields: Any) -> FeatureStats:
+    """Return a feature that never fired."""
+    nothing: dict[str, Any] = {
+        "active_count": 0, "density": 0.0, "sparsity": 1.0, "mean_activation": None, "std_activation": None,
+        "max_activation": 0.0, "quantiles": (), "histogram": Histogram(edges=(), counts=()),
+        "position_histogram": Histogram(edges=(), counts=()), "position_token_counts": (), "examples": (),
+        "example_bands": (), "top_tokens": (),
+    }  # fmt: skip
+    return stats(feature, **nothing | fields)
+
+
+def fit(**fields: Any) -> Fit:
+    """Return a good fit."""
+    base: dict[str, Any] = {
+        "explained_variance": 0.8214, "cosine": 0.931, "l0": 31.84, "token_count": 1_000_000,
+        "excluded": {"BOS": 7813}, "document_count": 4000, "window_count": 7813,
+    }  # fmt: skip
+    return Fit(**base | fields)
+
+
+def dictionary(size: int = 4096, seed: int = 1, **fields: Any) -> DictionaryStats:
+    """Return distributions over a dictionary."""
+    chooser = random.Random(seed)
+
+    def gauss(mean: float, spread: float) -> Histogram:
+        return even_histogram([min(2.0, chooser.gauss(mean, spread)) for _ in range(size)])
+
+    base: dict[str, Any] = {
+        "d_sae": size, "dead_count": 203, "dense_count": 12,
+        "density": gauss(-3, 0.7), "max_activation": gauss(0.8, 0.25),
+        "decoder_norm": gauss(1.0, 0.01), "encoder_norm": gauss(0.8, 0.1), "encoder_decoder_cosine": gauss(0.7, 0.1),
+        "l0_by_position": tuple(28 + 8 * (1 - 2.7 ** (-at / 3)) for at in range(16)),
+        "position_edges": tuple(float(8 * at) for at in range(17)),
+    }  # fmt: skip
+    return DictionaryStats(**base | fields)
+
+
+def provenance(**fields: Any) -> Provenance:
+    """Return where the made-up results come from."""
+    base: dict[str, Any] = {
+        "analysis": "real", "model": "gelu-1l", "model_sha256": "0" * 64, "hook": "blocks.0.hook_mlp_out",
+        "sae": "demo/sae.safetensors", "sae_sha256": "1" * 64, "sae_format": "dictionary_learning",
+        "activation_rule": "TopK(k=32)", "corpus": "tiny-stories", "corpus_sha256": "2" * 64, "bos": "added",
+        "logit_convention": "decoder @ unembed", "dtype": "float32", "device": "cpu", "options": {}, "versions": {},
+        "created": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    return Provenance(**base | fields)
+
+
+def result(features: Sequence[FeatureStats] = (), **fields: Any) -> AnalysisResult:
+    """Return a finished analysis."""
+    base: dict[str, Any] = {
+        "provenance": provenance(), "fit": fit(), "dictionary": dictionary(), "features": tuple(features),
+    }  # fmt: skip
+    return AnalysisResult(**base | fields)
