@@ -34,7 +34,7 @@ SCRIPTS: Mapping[str, tuple[str, ...]] = {
         "thai": "เรือ|เก่า|จอด|อยู่|ที่|ท่าเรือ|และ|ไม่มี|ใคร|จำ|ชื่อ|ได้",
         "emoji": "Nice| work| |👩|🏽|\u200d|💻| and| 👍🏿| flags| 🇯|🇵| family| 👨‍👩‍👧‍👦| ❤️|!",
         "bytes": "caf|<0xC3>|<0xA9>| <0xE4>|<0xBD>|<0xA0>| broken| <0xF0><0x9F>|<0xFF>| end|<0x0A>",
-        "code": "def| f|(|x|):|\n|\t|if| x| ==| '|a|\t|b|':|\r\n|        |return| {|}| #| <|b|>|&amp;|\n|    |\x00|\x1b|[0m",
+        "code": "def f|(|x|):|\n|\t|if| x| ==| '|a|\t|b|':|\r\n|        |return| {|} #| <|b|>|&amp;|\n|  |\x00|\x1b|[0",
         "math": " let| $\\frac{|1|}{|2|}$| and| $$| \\alpha|_|{|i|^2|}| 100|%| ∑|√|𝕏",
         "hidden": "a|\u200b|b|\u202e|c|\xa0|d|\u3000|e|\ufeff|\ue000|\U000e0001|\u0301|x",
     }.items()
@@ -184,7 +184,7 @@ def dictionary(size: int = 4096, seed: int = 1, **fields: Any) -> DictionaryStat
     base: dict[str, Any] = {
         "d_sae": size, "dead_count": 203, "dense_count": 12,
         "density": gauss(-3, 0.7), "max_activation": gauss(0.8, 0.25),
-        "decoder_norm": gauss(1.0, 0.01), "encoder_norm": gauss(0.8, 0.1), "encoder_decoder_cosine": gauss(0.7, 0.1),
+        "decoder_norm": gauss(1.0, 0.01), "encoder_norm": gauss(0.8, 0.1), "encoder_decoder_cosine": gauss(0.6, 0.08),
         "l0_by_position": tuple(28 + 8 * (1 - 2.7 ** (-at / 3)) for at in range(16)),
         "position_edges": tuple(float(8 * at) for at in range(17)),
     }  # fmt: skip

@@ -151,7 +151,7 @@ def _font_runs(text: str) -> Iterator[tuple[str, int]]:
             parts = [(grapheme, font)]
         for part, part_font in parts:
             shown, chosen = (part, part_font) if part_font is not None else (code_point(part), 0)
-            neutral = unicodedata.category(shown[0])[0] in "ZPN"
+            neutral = unicodedata.category(shown[0])[0] in "ZP"
             if run and neutral and all(map(_fonts()[run_font].get_char_index, map(ord, shown))):
                 chosen = run_font
             if run and chosen != run_font:

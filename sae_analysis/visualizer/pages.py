@@ -12,7 +12,7 @@ from sae_analysis.visualizer import panels, plots, wording
 from sae_analysis.visualizer.digits import NO_BREAK, count, counted, number, share, tick
 from sae_analysis.visualizer.panels import Column, sentence
 from sae_analysis.visualizer.plots import Look
-from sae_analysis.visualizer.sheet import Box, Page, Sheet, shorten
+from sae_analysis.visualizer.sheet import Box, Page, Sheet, shorten, width_of
 from sae_analysis.visualizer.theme import (
     ASIDE_WIDTH,
     BODY,
@@ -34,6 +34,7 @@ _SUMMARY_ROW = 45.0
 _SPARK_FROM, _SPARK_WIDTH = 46.0, 74.0
 _WORDS_FROM = MARGIN + 190.0
 _PLOT_HEIGHT = 96.0
+_BETWEEN = "   "
 
 
 def feature_page(
@@ -55,9 +56,9 @@ def feature_page(
     aside = Column(sheet, main.right + GUTTER, page.y, ASIDE_WIDTH)
     panels.top_examples(main, stats, scale)
     panels.banded_examples(main, stats, scale)
-    for panel in panels.ASIDE:
-        # A dead feature has no examples: what it would push is all there is to say, and takes their room.
-        panel(main if stats.is_dead and panel is panels.logit_effects else aside, stats, colour)
+    panels.activation_histogram(aside, stats, colour)
+    for panel in (panels.firing_tokens, panels.logit_effects, panels.firing_positions):
+        panel(min(main, aside, key=lambda column: column.y), stats, colour)  # few examples leave room below them
     return sheet.finish(max(main.y, aside.y) + MARGIN / 2, dpi)
 
 
@@ -69,8 +70,10 @@ def _title(sheet: Sheet, title: str, subtitle: Sequence[wording.Part], header: H
         column.y += 14
         column.paragraph(sentence(subtitle), size=BODY, colour=sheet.theme.ink)
         column.y += 4
-        named = "  ".join(f"{name} {shorten(value, _INNER - 40, SMALL)}" for name, value in header.parts())
-        for line in filter(None, (named, header.fit_in_words())):
+        named = [f"{name} {shorten(value, _INNER - 40, SMALL)}" for name, value in header.parts()]
+        together = _BETWEEN.join(named)
+        fits = width_of(together, SMALL) <= _INNER
+        for line in (*([together] if fits else named), header.fit_in_words()):
             column.caption(line)
     sheet.rectangle(Box(MARGIN, column.y + 6, _INNER, 0.5), sheet.theme.faint)
     column.y += 12
@@ -127,8 +130,8 @@ def _summary_head(column: Column, limits: tuple[float, float]) -> None:
     upper, lower = box.y + 8, box.y + 17
     with sheet.panel("summary head"):
         low, high = (number(10.0**limit) for limit in limits)
-        sheet.text(MARGIN, upper, f"activation {low} … {high}", colour=grey, width=_SPARK_WIDTH + 26)
-        sheet.text(MARGIN, lower, "both scales log", colour=grey, width=_SPARK_WIDTH + 26)
+        sheet.text(MARGIN, upper, "activations, both scales log,", colour=grey)
+        sheet.text(MARGIN, lower, f"{low} to {high}", colour=grey, width=_SPARK_FROM + _SPARK_WIDTH)
         sheet.text(_WORDS_FROM - 14, upper, "fires on", colour=grey, align="right")
         sheet.text(_WORDS_FROM - 14, lower, "largest", colour=grey, align="right")
         coloured = "strongest example, coloured up to the feature's own largest activation"

@@ -1,6 +1,6 @@
 """The panels of a feature page. Each is set at the foot of its column, which grows by it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -99,12 +99,15 @@ def activation_scale(stats: FeatureStats) -> float:
 def statistics_strip(column: Column, stats: FeatureStats) -> None:
     """Set the feature's numbers side by side, and the features whose decoder direction is nearest."""
     quantiles = dict(stats.quantiles)
-    lowest = f"lowest {number(stats.min_activation)}" if stats.min_activation < 0 else "on any token"
+    high, low = number(stats.max_activation), number(stats.min_activation)
+    largest = ("largest activation", high, f"lowest {low}" if stats.min_activation < 0 else "on any token")
+    if abs(stats.min_activation) > abs(stats.max_activation):
+        largest = ("lowest activation", low, f"largest {high}")
     facts = [
         ("fires on", share(stats.density), f"{share(stats.sparsity)} sparse"),
-        ("largest activation", number(stats.max_activation), lowest),
+        largest,
         ("mean active", number(stats.mean_activation), f"± {number(stats.std_activation)}"),
-        ("median active", number(quantiles.get(_MEDIAN)), f"90 % below {number(quantiles.get(_HIGH))}"),
+        ("median active", number(quantiles.get(_MEDIAN)), f"90 % ≤ {number(quantiles.get(_HIGH))}"),
         ("decoder norm", number(stats.decoder_norm), f"encoder {number(stats.encoder_norm)}"),
         ("enc–dec cosine", number(stats.encoder_decoder_cosine), ""),
         ("logit skew", number(stats.logit_skew), f"kurtosis {number(stats.logit_kurtosis)}"),
@@ -149,7 +152,8 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
     for index in range(_KEY_STEPS):
         value = low + (high - low) * (index + 0.5) / _KEY_STEPS
         sheet.rectangle(Box(x + step * index, column.y + 3, step, 7), theme.activation(value, scale))
-    sheet.rectangle(Box(x, column.y + 10, _KEY_WIDTH, 0.5), theme.quiet)
+    if both_signs:
+        _line_under(sheet, Box(x, column.y + 3, _KEY_WIDTH / 2, 7))
     sheet.text(x - 4, baseline, f"activation  {number(low)}", colour=theme.quiet, align="right")
 
 
@@ -185,7 +189,15 @@ def token_line(sheet: Sheet, line: Line, example: ActivationExample, scale: floa
             box = Box(place.x + placed.x + index * strip, place.y + 1, max(strip - gap, 0), BODY_LEADING - 2)
             value = example.activations[owner]
             sheet.cell(row, owner, value, sheet.theme.activation(value, scale), box)
+            if value < 0:
+                _line_under(sheet, box)
     sheet.line(place.x, place.y + 11.3, line, size=BODY, bold_token=example.peak_position)
+
+
+def _line_under(sheet: Sheet, box: Box) -> None:
+    """Mark a ground as below zero, for readers who see the two hues as one grey."""
+    shade = mix(sheet.theme.negative, sheet.theme.ink, 0.35)
+    sheet.rectangle(Box(box.x, box.bottom - 0.8, box.width, 0.8), shade)
 
 
 def banded_examples(column: Column, stats: FeatureStats, scale: float) -> None:
@@ -224,7 +236,7 @@ def firing_tokens(column: Column, stats: FeatureStats, colour: Colour) -> None:
     if not stats.top_tokens:
         return
     with column.sheet.panel("firing tokens"):
-        column.heading("Tokens it fires on most", "share of its firings, mean activation when it fires")
+        column.heading("Tokens it fires on most", "share of its firings; mean activation when it fires; · is a space")
         rows = stats.top_tokens[:_TABLE_ROWS]
         most = max(item.share for item in rows) or 1.0
         for item in rows:
@@ -292,12 +304,3 @@ def firing_positions(column: Column, stats: FeatureStats, colour: Colour) -> Non
 
 def _whole(value: float) -> str:
     return count(round(value))
-
-
-ASIDE: tuple[Callable[[Column, FeatureStats, Colour], None], ...] = (
-    activation_histogram,
-    firing_tokens,
-    logit_effects,
-    firing_positions,
-)
-"""Panels of the narrow column, from the top."""

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,35 +71,41 @@ def _visible(histogram: Histogram) -> tuple[float, float]:
     return first - spare, last + spare
 
 
-def _round_values(low: float, high: float, step_count: int) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten between two numbers, about ``step_count`` of them."""
-    rough = (high - low) / step_count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+def _round_choices(low: float, high: float) -> Iterator[list[float]]:
+    """Yield lists of multiples of 1, 2 or 5 times a power of ten between two numbers, from many to few."""
+    for most in (5, 4, 3, 2, 1):
+        rough = (high - low) / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        indices = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        yield [index * step for index in indices]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Return powers of ten between two positive numbers, with 2 and 5 times them where the range is short."""
+def _decade_choices(low: float, high: float) -> Iterator[list[float]]:
+    """Yield lists of powers of ten between two positive numbers, from many to few; first with 2 and 5 times them."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     powers = [10.0**exponent for exponent in exponents]
-    for factors in ((1,), (1, 2, 5)) if high > _LONG_RANGE * low else ((1, 2, 5),):
-        values = [factor * power for power in powers for factor in factors if low <= factor * power <= high]
-        if len(values) > 1:
-            return values
-    return [low, high]
+    inside = [power for power in powers if low <= power <= high]
+    fine = [factor * power for power in powers for factor in (1, 2, 5) if low <= factor * power <= high]
+    if high <= _LONG_RANGE * low:
+        yield fine
+    for step in range(1, len(inside)):
+        yield inside[::step]
+    yield fine[:1] or [high]
 
 
-def _tick_values(edges: Sequence[float], first: float, last: float, *, exponents: bool) -> list[float]:
+def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponents: bool) -> Iterator[list[float]]:
     inside = [edge for index, edge in enumerate(edges) if first <= index <= last]
     if exponents:
-        return [math.log10(value) for value in _decades(10 ** inside[0], 10 ** inside[-1])]
-    if _is_even(edges):
-        return _round_values(inside[0], inside[-1], 4)
-    above, below = [edge for edge in inside if edge > 0], [-edge for edge in inside if edge < 0]
-    positive = _decades(min(above), max(above)) if len(above) > 1 else []
-    negative = _decades(min(below), max(below)) if len(below) > 1 else []
-    return [-value for value in reversed(negative)] + positive
+        for choice in _decade_choices(10 ** inside[0], 10 ** inside[-1]):
+            yield [math.log10(value) for value in choice]
+    elif _is_even(edges):
+        yield from _round_choices(inside[0], inside[-1])
+    else:
+        sizes = [abs(edge) for edge in inside if edge]
+        for choice in _decade_choices(min(sizes), max(sizes)):
+            both = [*(-value for value in reversed(choice)), *choice]
+            yield [value for value in both if inside[0] <= value <= inside[-1]]
 
 
 def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> None:
@@ -125,16 +131,18 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
     for value in ticks:
         y = area.bottom - area.height * _fraction(value, floor, ceiling, log=look.log_counts)
         label_left(sheet, area, y, look.y_label(value), ruled=value > 0)
-    values = _tick_values(histogram.edges, first, last, exponents=look.exponents)
-    labels = [look.x_label(10**value if look.exponents else value) for value in values]
-    places = zip((bin_position(histogram.edges, value) for value in values), labels, strict=True)
     scale = area.width / (last - first)
-    lowered = _RUG if look.rug else 0.0
-    labels_below(sheet, area, [(area.x + (place - first) * scale, label) for place, label in places], lowered)
+
+    def place(value: float) -> tuple[float, str]:
+        label = look.x_label(10**value if look.exponents else value)
+        return area.x + (bin_position(histogram.edges, value) - first) * scale, label
+
+    choices = _tick_choices(histogram.edges, first, last, exponents=look.exponents)
+    labels_below(sheet, area, ([place(value) for value in values] for values in choices), _RUG if look.rug else 0.0)
     for value in look.rug:
         x = area.x + (bin_position(histogram.edges, value) - first) * scale
         if area.x - 0.1 <= x <= area.right + 0.1:
-            sheet.rectangle(Box(x - 0.5, area.bottom + 1, 1.0, _RUG), sheet.theme.ink)
+            sheet.rectangle(Box(x - 0.3, area.bottom + 1, 0.6, _RUG), sheet.theme.ink)
 
 
 def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
@@ -151,8 +159,9 @@ def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[f
     for value in sorted({0.0, tallest}):
         label_left(sheet, area, area.bottom - area.height * value / ceiling, look.y_label(value), ruled=value > 0)
     scale = area.width / (edges[-1] - edges[0])
-    ticks = _round_values(edges[0], edges[-1], 4)
-    labels_below(sheet, area, [(area.x + (value - edges[0]) * scale, look.x_label(value)) for value in ticks])
+    choices = _round_choices(edges[0], edges[-1])
+    places = ([(area.x + (value - edges[0]) * scale, look.x_label(value)) for value in values] for values in choices)
+    labels_below(sheet, area, places)
 
 
 def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], *, log_y: bool) -> None:
@@ -187,18 +196,16 @@ def label_left(sheet: Sheet, area: Box, y: float, label: str, *, ruled: bool) ->
         sheet.text(area.x + 1, y - 1.5, label, colour=sheet.theme.quiet)
 
 
-def labels_below(sheet: Sheet, area: Box, places: Sequence[tuple[float, str]], lowered: float = 0.0) -> None:
-    """Set labels below the plot: as many as fit side by side, evenly thinned, none beyond the plot's edges."""
-    for step in range(1, len(places) + 1):
-        spans = [_span(x, label, area) for x, label in places[::step]]
-        if all(left[1] + _LABEL_GAP <= right[0] for left, right in pairwise(spans)):
-            break
-    else:
-        return
+def labels_below(sheet: Sheet, area: Box, choices: Iterable[Sequence[tuple[float, str]]], lowered: float = 0.0) -> None:
+    """Set labels below the plot: the first choice whose labels fit side by side, moved in at the plot's ends."""
     sheet.rectangle(Box(area.x, area.bottom - 0.25, area.width, 0.5), sheet.theme.quiet)
-    for (x, label), (left, _) in zip(places[::step], spans, strict=True):
-        sheet.rectangle(Box(x - 0.25, area.bottom, 0.5, 2.0 + lowered), sheet.theme.quiet)
-        sheet.text(left, area.bottom + 2 + SMALL + lowered, label, colour=sheet.theme.quiet)
+    for places in choices:
+        spans = [_span(x, label, area) for x, label in places]
+        if spans and all(left[1] + _LABEL_GAP <= right[0] for left, right in pairwise(spans)):
+            for (x, label), (left, _) in zip(places, spans, strict=True):
+                sheet.rectangle(Box(x - 0.25, area.bottom, 0.5, 2.0 + lowered), sheet.theme.quiet)
+                sheet.text(left, area.bottom + 2 + SMALL + lowered, label, colour=sheet.theme.quiet)
+            return
 
 
 def _span(x: float, label: str, area: Box) -> tuple[float, float]:

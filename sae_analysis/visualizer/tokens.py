@@ -98,6 +98,10 @@ def _characters(tokens: Sequence[str]) -> Iterator[_Character]:
     """Yield characters with their tokens; bytes are joined into characters where they form them."""
     waiting: list[tuple[int, int]] = []
     for index, token in enumerate(tokens):
+        if not token:
+            yield from _decoded(waiting)
+            waiting = []
+            yield _Character("⟨⟩", (index,), Kind.MARK)
         for number, part in enumerate(_BYTE.split(token)):
             if number % 2:
                 waiting.append((int(part, 16), index))
@@ -213,7 +217,9 @@ def _with_breaks(pieces: Sequence[Piece]) -> list[Piece]:
         free = before is None or before.kind is Kind.MARK or _is_wide(before.text) or _is_wide(piece.text)
         ends = piece.kind is Kind.MARK and (before is None or before.kind is not Kind.GAP)
         may = piece.kind is Kind.GAP or ends or (free and piece.text[0] not in _NEVER_FIRST)
-        marked.append(replace(piece, breaks=may and not (before is not None and before.kind is Kind.GAP)))
+        if may and not (before is not None and before.kind is Kind.GAP):
+            piece = replace(piece, breaks=True)  # noqa: PLW2901 - the piece with what was found out
+        marked.append(piece)
     return marked
 
 
@@ -293,7 +299,7 @@ def _window(widths: Sequence[float], centre: int, room: float) -> tuple[int, int
 
 def set_label(token: str, width: float, size: float) -> Line:
     """Return a token on one line with every space shown, cut at its end where it is too long."""
-    pieces = pieces_of([token], spaces_shown=True) if token else [Piece("⟨⟩", (0,), Kind.MARK)]
+    pieces = pieces_of([token], spaces_shown=True)
     room = width - ELLIPSIS.width(size)
     kept: list[Piece] = []
     filled = 0.0
@@ -405,5 +411,6 @@ def plain(text: str) -> list[Piece]:
 def quoted(token: str, owner: int, most: int = 18) -> list[Piece]:
     """Return a token inside a sentence, without its outer spaces unless it has nothing else, cut at ``most``."""
     bare = token.strip(" ") or token
-    shown = bare if len(bare) <= most or _BYTE.match(bare) else f"{bare[:most]}…"
-    return [replace(piece, owners=(owner,), breaks=False) for piece in pieces_of([shown])]
+    whole = len(bare) <= most or bare.isspace() or _BYTE.match(bare)
+    pieces = pieces_of([bare if whole else f"{bare[:most]}…"])
+    return [replace(piece, owners=(owner,), breaks=False) for piece in pieces]

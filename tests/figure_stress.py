@@ -1,0 +1,134 @@
+"""Draws every hostile page of the stress sheet into a folder, to be looked at: python -m tests.figure_stress FOLDER."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import record_factory as make
+from PIL import Image
+
+from sae_analysis.records import FeatureStats, Histogram
+from sae_analysis.visualizer import Header, Page, feature_page, statistics_page, summary_page, write_page
+
+LONG_NAME = "a-company/" + "a-model-with-a-very-long-name-" * 4
+
+# Colour vision without one cone type, on linear RGB. Source: Machado, Oliveira and Fernandes (2009), severity 1.
+COLOUR_VISION = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def hostile_features() -> dict[str, FeatureStats]:
+    """Return every feature of the stress sheet by name."""
+    one = make.example(make.window(30), 12, 3.2)
+    signed = [(-1) ** at * (0.2 + at % 37 / 6) for at in range(900)]
+    below = make.example(make.window(40), 5, activations=[-7.0 if at == 5 else -at % 4 for at in range(40)])
+    both = make.example(make.window(40), 38, activations=[(-1) ** at * at / 6 for at in range(39)] + [0])
+    scripts = [
+        make.example(tokens, 3, 10 - at / 3, source=name) for at, (name, tokens) in enumerate(make.SCRIPTS.items())
+    ]
+    odd = [
+        make.example((" a", "x" * 80, " b"), 1, source="80 characters"),
+        make.example((" $\\frac{",), 0, source="$\\frac{"),
+        make.example(("\n",), 0, source="only a newline"),
+        make.example((" ",), 0, source="only a space"),
+        make.example(("",), 0, source="empty"),
+        make.example(("W" * 600,), 0, source="600 letters in one token"),
+        make.example(tuple("abcdefgh" * 64), 300, source="512 tokens without a space"),
+        make.example(tuple("水" for _ in range(512)), 511, source="512, peak at the end"),
+        make.example(make.SCRIPTS["arabic"] * 12, 100, source="long Arabic"),
+        make.example(make.SCRIPTS["thai"] * 12, 100, source="long Thai"),
+    ]
+    return {
+        "usual": make.stats(),
+        "one-example": make.stats(example_count=1, example_bands=()),
+        "thirty-examples": make.stats(example_count=30),
+        "fifty-examples": make.stats(example_count=50),
+        "five-token-windows": make.stats(examples=tuple(make.example(make.window(5, at), at) for at in range(5))),
+        "long-windows": make.stats(
+            examples=tuple(make.example(make.window(512, at), peak) for at, peak in enumerate((0, 100, 256, 505, 511)))
+        ),
+        "dead": make.dead_stats(),
+        "dead-without-logits": make.dead_stats(
+            top_boosted_tokens=(), top_suppressed_tokens=(), logit_histogram=Histogram(edges=(), counts=()),
+            logit_skew=None, logit_kurtosis=None, encoder_decoder_cosine=None, nearest_features=(),
+        ),
+        "dense": make.stats(density=0.99, sparsity=0.01, active_count=990_000),
+        "almost-always": make.stats(density=0.999999, sparsity=1e-6, active_count=999_999),
+        "once": make.stats(
+            active_count=1, density=1e-6, sparsity=0.999999, mean_activation=3.2, std_activation=0.0,
+            max_activation=3.2, quantiles=((0.5, 3.2), (0.9, 3.2)), histogram=make.histogram([3.2]), examples=(one,),
+            example_bands=(), top_tokens=make.stats().top_tokens[:1], position_token_counts=(62_500,) * 16,
+            position_histogram=replace(make.stats().position_histogram, counts=(0,) * 9 + (1,) + (0,) * 6),
+        ),
+        "below-zero": make.stats(
+            negative_count=3121, min_activation=-7.0, max_activation=0.0, mean_activation=-2.5, examples=(below,),
+            example_bands=(), histogram=make.histogram([-abs(value) for value in signed]),
+        ),
+        "both-signs": make.stats(
+            negative_count=1500, min_activation=-4.9, max_activation=6.2, examples=(both,), example_bands=(),
+            histogram=make.histogram(signed),
+        ),
+        "tiny": make.stats(scale=1e-6, density=3.1e-9, top_boosted_tokens=tuple((t, 4.2e-7) for t in "abc")),
+        "huge": make.stats(scale=1e6, decoder_norm=123456.7, encoder_norm=9.9e9),
+        "scripts": make.stats(examples=tuple(scripts)),
+        "odd-tokens": make.stats(examples=tuple(odd), top_tokens=tuple(
+            replace(item, token=token) for item, token in zip(
+                make.stats().top_tokens, ("x" * 80, "\n\n\n", " " * 40, "<0xE4>", "<0xE4><0xBD><0xA0>", "👨‍👩‍👧‍👦",
+                " السفينة القديمة جدا", "", "\u202e", "\t"), strict=True))),
+    }  # fmt: skip
+
+
+def pages() -> Iterator[tuple[str, Callable[[], Page]]]:
+    """Yield the name of each page and what draws it."""
+    header = Header.of(make.result())
+    for name, stats in hostile_features().items():
+        yield f"feature-{name}", lambda stats=stats: feature_page(stats, header)
+    long = replace(header, model=LONG_NAME, sae="/" + "deep-folder/" * 20 + "sae.safetensors", hook="h" * 60)
+    yield "feature-long-names", lambda: feature_page(make.stats(), long)
+    yield "feature-no-header", lambda: feature_page(make.stats())
+    yield "feature-synthetic", lambda: feature_page(make.stats(), header, "synthetic")
+    hostile = {at: replace(stats, feature_idx=at) for at, stats in enumerate(hostile_features().values())}
+    many = {at: make.stats(at * 997, seed=at, example_count=1, scale=1 + at, density=10 ** -(1 + at / 60))
+            for at in range(200)}  # fmt: skip
+    yield "summary-one", lambda: summary_page({7: make.stats()}, 1, header)
+    yield "summary-dead", lambda: summary_page({7: make.dead_stats()}, 1, header)
+    yield "summary-hostile-1", lambda: summary_page(hostile, 1, header)
+    yield "summary-hostile-2", lambda: summary_page(hostile, 2, header)
+    yield "summary-many-17", lambda: summary_page(many, 17, long)
+    yield "statistics-many", lambda: statistics_page(make.dictionary(), many, header)
+    yield "statistics-one", lambda: statistics_page(make.dictionary(), {7: make.dead_stats()}, long)
+    nothing = Histogram(edges=(), counts=())
+    narrow = make.histogram([1.0])
+    dead = make.dictionary(density=nothing, max_activation=nothing, encoder_decoder_cosine=nothing, dead_count=4096,
+                           dense_count=0, decoder_norm=narrow, l0_by_position=(0.0,) * 16)  # fmt: skip
+    yield "statistics-all-dead", lambda: statistics_page(dead, {}, header)
+
+
+def as_seen(picture: Image.Image, eye: str) -> Image.Image:
+    """Return the picture in grey, at half its size, or as an eye without one cone type sees it."""
+    if eye == "grey":
+        return picture.convert("L")
+    if eye == "half":
+        return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+    linear = (np.asarray(picture.convert("RGB")) / 255) ** 2.2
+    seen = np.clip(linear @ np.array(COLOUR_VISION[eye]).T, 0, 1) ** (1 / 2.2)
+    return Image.fromarray((seen * 255).round().astype(np.uint8))
+
+
+def main(folder: Path) -> None:
+    """Draw all pages, and the usual one as others see it."""
+    for name, draw in pages():
+        write_page(draw(), folder / f"{name}.png")
+    for name in ("feature-both-signs", "summary-hostile-1"):
+        with Image.open(folder / f"{name}.png") as picture:
+            for eye in ("grey", "half", *COLOUR_VISION):
+                as_seen(picture, eye).save(folder / f"{name}-{eye}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
