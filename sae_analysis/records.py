@@ -77,7 +77,7 @@ class ExampleBand:
     """Upper end of the band."""
 
     examples: tuple[ActivationExample, ...]
-    """Examples of the band, strongest first; their marked peak is the sampled token, not always the window's maximum."""
+    """Strongest first; the marked peak is the sampled token, which need not be the window's maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

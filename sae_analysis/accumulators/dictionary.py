@@ -29,12 +29,15 @@ class DictionaryStatistics:
 
     def update(self, acts: SparseActs) -> None:
         """Count the activations and kept tokens of one batch."""
-        edges, bins = position_edges(self._seq_len), len(self.position_active)
         self.active_counts += np.bincount(acts.feature, minlength=len(self.active_counts))
         np.maximum.at(self.max_magnitudes, acts.feature, np.abs(acts.value))
         _, kept = np.nonzero(acts.windows.keep)
-        for counts, positions in ((self.position_active, acts.position), (self.position_tokens, kept)):
-            counts += np.bincount(np.searchsorted(edges, positions, side="right") - 1, minlength=bins)
+        self.position_active += self._by_position(acts.position)
+        self.position_tokens += self._by_position(kept)
+
+    def _by_position(self, positions: IntArray) -> IntArray:
+        bins = np.searchsorted(position_edges(self._seq_len), positions, side="right") - 1
+        return np.bincount(bins, minlength=len(self.position_tokens))
 
     def merge(self, other: Self) -> None:
         """Add what ``other`` counted; ``other`` stays as it is."""

@@ -108,13 +108,15 @@ class _Ranking:
         pair = feature[order] * len(content) + row[order]
         taken = possible[order[run_starts(pair)]]
         rows = acts.row[taken]
-        self._add({
-            "feature": acts.feature[taken],
-            "sequence": acts.windows.sequence[rows],
-            "position": acts.position[taken],
-            "content": content[rows],
-            "priority": priority[taken],
-        })
+        self._add(
+            {
+                "feature": acts.feature[taken],
+                "sequence": acts.windows.sequence[rows],
+                "position": acts.position[taken],
+                "content": content[rows],
+                "priority": priority[taken],
+            }
+        )
         return taken
 
     def _add(self, rows: dict[str, npt.NDArray]) -> None:
@@ -165,7 +167,7 @@ class ExampleStatistics:
         self._rankings = (_Ranking(features, top), _Ranking(features, sampled))
         self._pairs, self._positions, self._values = _no_activations()
         self._pending: list[tuple[IntArray, IntArray, npt.NDArray[np.float32]]] = []
-        self._windows: dict[int, tuple[IntArray, str, int]] = {}
+        self._windows: dict[int, tuple[npt.NDArray[np.int32], str, int]] = {}
 
     def update(self, acts: SparseActs) -> None:
         """Consider the activations of one batch."""

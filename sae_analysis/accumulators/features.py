@@ -1,5 +1,6 @@
 """Statistics of each feature: how strongly, on which tokens and where in the window it fires."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class ValueSummary:
     mean: float | None = None
     std: float | None = None
     quantiles: tuple[tuple[float, float], ...] = ()
+    magnitude_quartiles: tuple[float, ...] = ()
+    """Quantiles 0.25, 0.5 and 0.75 of the magnitude."""
     histogram_edges: tuple[float, ...] = ()
     histogram_counts: tuple[int, ...] = ()
 
@@ -82,7 +85,7 @@ class ValueStatistics:
         bounds = np.searchsorted(keys, np.arange(len(self.maximum) + 1) << _BUCKET_BITS)
         return tuple(
             _summarise(keys[begin:end] & ((1 << _BUCKET_BITS) - 1), sums[begin:end])
-            for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
+            for begin, end in itertools.pairwise(bounds)
         )
 
     def state(self) -> State:
@@ -108,6 +111,8 @@ def _summarise(buckets: IntArray, sums: IntArray) -> ValueSummary:
     mean, std = _moments(magnitudes, sums)
     ascending = np.concatenate((np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)))
     signed_middle = np.where(negative, -1, 1) * _middle(magnitudes)
+    by_magnitude = np.argsort(magnitudes, kind="stable")
+    quartiles = _quantiles(_middle(magnitudes)[by_magnitude], counts[by_magnitude], (0.25, 0.5, 0.75))
     edges, bins = _histogram(magnitudes, counts, negative)
     return ValueSummary(
         active_count=int(counts.sum()),
@@ -115,6 +120,7 @@ def _summarise(buckets: IntArray, sums: IntArray) -> ValueSummary:
         mean=mean,
         std=std,
         quantiles=_quantiles(signed_middle[ascending], counts[ascending], QUANTILES),
+        magnitude_quartiles=tuple(value for _, value in quartiles),
         histogram_edges=edges,
         histogram_counts=bins,
     )
@@ -208,7 +214,7 @@ class TokenStatistics:
         bounds = np.searchsorted(pairs, np.arange(self.features + 1) * vocabulary)
         return tuple(
             _most_frequent(pairs[begin:end] % vocabulary, shifts[begin:end], sums[begin:end], most)
-            for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
+            for begin, end in itertools.pairwise(bounds)
         )
 
     def state(self) -> State:
@@ -226,9 +232,7 @@ class TokenStatistics:
         return restored
 
 
-def _most_frequent(
-    tokens: IntArray, shifts: IntArray, sums: IntArray, most: int
-) -> tuple[tuple[int, int, float], ...]:
+def _most_frequent(tokens: IntArray, shifts: IntArray, sums: IntArray, most: int) -> tuple[tuple[int, int, float], ...]:
     if not len(tokens):
         return ()
     first = run_starts(tokens)
@@ -261,17 +265,22 @@ class PositionStatistics:
         self.token_counts = np.zeros(bins, np.int64)
         """Kept tokens, ``[bins]``."""
 
+    @property
+    def edges(self) -> IntArray:
+        """Edges of the bins, ``[bins + 1]``."""
+        return position_edges(self._seq_len)
+
     def update(self, acts: SparseActs) -> None:
         """Count the activations and kept tokens of one batch."""
         bins = len(self.token_counts)
         _, kept = np.nonzero(acts.windows.keep)
         self.token_counts += np.bincount(self._bin(kept), minlength=bins)
-        self.counts += np.bincount(
-            acts.feature * bins + self._bin(acts.position), minlength=self.counts.size
-        ).reshape(self.counts.shape)
+        self.counts += np.bincount(acts.feature * bins + self._bin(acts.position), minlength=self.counts.size).reshape(
+            self.counts.shape
+        )
 
     def _bin(self, positions: IntArray) -> IntArray:
-        return np.searchsorted(position_edges(self._seq_len), positions, side="right") - 1
+        return np.searchsorted(self.edges, positions, side="right") - 1
 
     def merge(self, other: Self) -> None:
         """Add what ``other`` counted; ``other`` stays as it is."""

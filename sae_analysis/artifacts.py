@@ -1,0 +1,75 @@
+"""Results on disk: records to JSON and back, with nothing lost on the way."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from sae_analysis.errors import OutputError
+from sae_analysis.files import write_whole
+from sae_analysis.records import SCHEMA_VERSION, AnalysisResult
+
+
+def write_result(result: AnalysisResult, path: Path) -> None:
+    """Write a result as JSON, one feature a line.
+
+    Raises:
+        OutputError: the file cannot be written; what was there before is untouched.
+    """
+    sections = _plain(result)
+    features = ",\n".join(_dump(feature) for feature in sections.pop("features"))
+    head = {"schema_version": sections.pop("schema_version"), **sections}
+    lines = ",\n".join(f"{_dump(name)}: {_dump(content)}" for name, content in head.items())
+    write_whole(path, f'{{{lines},\n"features": [\n{features}\n]}}\n'.encode())
+
+
+def read_result(path: Path) -> AnalysisResult:
+    """Read a result back.
+
+    Raises:
+        OutputError: missing, damaged, or of another schema version.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise OutputError(f"Result {path} cannot be read: {error.strerror}. Give a real.json.") from None
+    except ValueError:
+        raise OutputError(f"Result {path} is not JSON: it is damaged or cut short. Run the analysis again.") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise OutputError(
+            f"Result {path} has schema version {version}: this version reads {SCHEMA_VERSION}. Run the analysis again."
+        )
+    try:
+        return _record(content, AnalysisResult)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"Result {path} lacks what it should hold ({error}). Run the analysis again.") from None
+
+
+def _dump(content: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Turn records into dictionaries, tuples into lists; ``dataclasses.asdict`` would copy every number by itself."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value] if value and not isinstance(value[0], (int, float, str)) else value
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _record(value: Any, kind: Any) -> Any:  # noqa: ANN401 - follows the annotations of the records
+    """Build a value of an annotated type out of JSON: records from objects, tuples from lists."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        return kind(**{name: _record(item, hints[name]) for name, item in value.items()})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_record(item, item_kind) for item, item_kind in zip(value, inner, strict=True))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _record(value, arguments[0])
+    return value

@@ -1,0 +1,95 @@
+"""What a feature's weights say without any text: norms, neighbours, and effect on the logits."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_analysis.language_model import TokenText
+from sae_analysis.reconstruction import Site
+from sae_analysis.records import Histogram, TokenValues
+from sae_analysis.sae_interface import UnifiedSAEInterface
+
+LOGIT_BINS = 64
+"""Bins of the distribution of logit effects."""
+
+_FEATURES_AT_ONCE = 64
+"""Features whose logit effects or neighbours are held at a time: 64 x vocabulary floats are some 13 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """Lengths and angles of every feature's directions, ``[d_sae]``."""
+
+    decoder: np.ndarray
+    """L2 norms of the decoder rows."""
+
+    encoder: np.ndarray
+    """L2 norms of the encoder columns."""
+
+    cosine: np.ndarray
+    """Cosine between the two; nan where one is zero or their widths differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitEffects:
+    """What one feature's decoder direction does to the logits; empty where no linear path leads there."""
+
+    boosted: TokenValues = ()
+    suppressed: TokenValues = ()
+    histogram: Histogram = Histogram(edges=(), counts=())  # noqa: RUF009 - frozen
+    skew: float | None = None
+    kurtosis: float | None = None
+
+
+def norms(sae: UnifiedSAEInterface) -> Norms:
+    """Return the norms and encoder-decoder cosines of all features."""
+    encoder, decoder = sae.encoder_weights.double(), sae.decoder_weights.double()
+    encoder_norm, decoder_norm = encoder.norm(dim=0), decoder.norm(dim=1)
+    cosine = torch.full_like(decoder_norm, torch.nan)
+    if encoder.shape[0] == decoder.shape[1]:
+        cosine = (encoder.T * decoder).sum(1) / (encoder_norm * decoder_norm)
+    return Norms(decoder=decoder_norm.cpu().numpy(), encoder=encoder_norm.cpu().numpy(), cosine=cosine.cpu().numpy())
+
+
+def nearest_features(
+    sae: UnifiedSAEInterface, features: Sequence[int], most: int
+) -> Iterator[tuple[tuple[int, float], ...]]:
+    """Yield for each feature the ``most`` others whose decoder directions are nearest, as (feature, cosine)."""
+    directions = torch.nn.functional.normalize(sae.decoder_weights, dim=1)
+    for begin in range(0, len(features), _FEATURES_AT_ONCE):
+        chunk = torch.tensor(features[begin : begin + _FEATURES_AT_ONCE], device=directions.device)
+        cosines = directions[chunk] @ directions.T
+        cosines.scatter_(1, chunk[:, None], -torch.inf)
+        found = cosines.topk(min(most, sae.dict_size - 1), dim=1)
+        for indices, values in zip(found.indices.tolist(), found.values.tolist(), strict=True):
+            yield tuple(zip(indices, values, strict=True))
+
+
+def logit_effects(site: Site, features: Sequence[int], most: int) -> Iterator[LogitEffects]:
+    """Yield for each feature the ``most`` promoted and suppressed tokens and the distribution over the vocabulary."""
+    for begin in range(0, len(features), _FEATURES_AT_ONCE):
+        chunk = list(features[begin : begin + _FEATURES_AT_ONCE])
+        effects = site.model.logit_effects(site.sae.decoder_weights[chunk], site.hook)
+        if effects is None:
+            yield from [LogitEffects()] * len(chunk)
+        else:
+            yield from (_summarise(row, site.model.tokens, most) for row in effects)
+
+
+def _summarise(effects: Float[Tensor, " vocab"], tokens: TokenText, most: int) -> LogitEffects:
+    up, down = effects.topk(most), effects.topk(most, largest=False)
+    values = effects.double().cpu().numpy()
+    centred = values - values.mean()
+    variance = float((centred**2).mean())
+    counts, edges = np.histogram(values, bins=LOGIT_BINS)
+    return LogitEffects(
+        boosted=tuple(zip(tokens.strings(up.indices.tolist()), up.values.tolist(), strict=True)),
+        suppressed=tuple(zip(tokens.strings(down.indices.tolist()), down.values.tolist(), strict=True)),
+        histogram=Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
+        skew=float((centred**3).mean()) / variance**1.5 if variance > 0 else None,
+        kurtosis=float((centred**4).mean()) / variance**2 - 3 if variance > 0 else None,
+    )

@@ -1,0 +1,41 @@
+"""The language model: tokens, hooks, a forward pass that ends where it is read. All that knows model libraries."""
+
+from pathlib import Path
+
+import torch
+
+from sae_analysis.errors import ModelError
+from sae_analysis.language_model.base import LanguageModel, hook_layer
+from sae_analysis.language_model.tokens import TokenText
+
+__all__ = ["LanguageModel", "TokenText", "hook_layer", "load_model"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """Load a causal language model by local folder, TransformerLens name or hub name.
+
+    ``dtype`` is that of the forward pass: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for float32 on a CPU and
+    the stored format on a GPU. ``device`` is a torch device, or ``auto`` for CUDA where it is there.
+
+    Raises:
+        ModelError: not found, damaged, unknown dtype, or a device that is not there.
+    """
+    from sae_analysis.language_model import huggingface, transformer_lens
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        wanted = torch.float32 if device == "cpu" else None
+    elif dtype in _DTYPES:
+        wanted = _DTYPES[dtype]
+    else:
+        raise ModelError(f"--dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
+    library = transformer_lens if not Path(name).is_dir() and transformer_lens.knows(name) else huggingface
+    model = library.load(name)
+    try:
+        model.module.to(device=device, dtype=wanted)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device it cannot use
+        raise ModelError(f"--device {device} cannot be used: {str(error).splitlines()[0]}. Try --device cpu.") from None
+    return model

@@ -1,0 +1,165 @@
+"""Causal language models of the ``transformers`` library, with TransformerLens names for their hooks."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sae_analysis.errors import ModelError
+from sae_analysis.language_model.base import LanguageModel, Tap, fingerprint
+from sae_analysis.language_model.tokens import TokenText
+
+# Where the families of the library keep the last matrix of attention and of the MLP, and the MLP itself.
+_ATTENTION_OUTPUTS = (
+    "self_attn.o_proj",
+    "self_attn.out_proj",
+    "self_attn.dense",
+    "attn.c_proj",
+    "attn.out_proj",
+    "attn.attention.out_proj",
+    "attention.dense",
+    "self_attention.dense",
+)
+_MLP_OUTPUTS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc_out", "mlp.fc2", "fc2")
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_HUB_PATIENCE = 10.0
+"""Seconds to wait for the hub before going on with what is cached."""
+
+_VOLATILE_SETTINGS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+class HuggingFaceModel(LanguageModel):
+    """A causal language model as ``AutoModelForCausalLM`` loads it."""
+
+    def __init__(self, name: str, module: Any, tokenizer: Any) -> None:  # noqa: ANN401 - built by the library
+        """Wrap a loaded model and its tokenizer.
+
+        Raises:
+            ModelError: the model is not a stack of layers, or its final norm is not found.
+        """
+        config = module.config.get_text_config()
+        self.name, self.module = name, module.eval().requires_grad_(False)
+        self.tokens = TokenText(tokenizer)
+        self.d_model = config.hidden_size
+        self.d_vocab = module.get_output_embeddings().weight.shape[0]
+        settings = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE_SETTINGS}
+        self.fingerprint = fingerprint(settings, module)
+        self.prepends_bos = self.tokens.adds_bos
+        self.bos_reason = "its tokenizer adds one" if self.prepends_bos else "its tokenizer adds none"
+        self._stack_path, self._layers = _layer_stack(module, config.num_hidden_layers, name)
+        self._taps = _taps(self._layers, self.d_model)
+
+    def hooks(self) -> Mapping[str, Tap]:
+        """Return every hook by name, in the order of the forward pass."""
+        return self._taps
+
+    def tap(self, hook: str) -> Tap:
+        """Return the place that a TransformerLens name or a module path (``model.layers.3``, ``layers.3``) names."""
+        relative = hook.removeprefix(self._stack_path.rpartition(".")[0] + ".")
+        match = re.fullmatch(rf"{re.escape(self._stack_path.rpartition('.')[2])}\.(\d+)(\.mlp)?", relative)
+        if match and hook not in self._taps:
+            hook = f"blocks.{match[1]}.{'hook_mlp_out' if match[2] else 'hook_resid_post'}"
+        return super().tap(hook)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits of a whole forward pass, through whatever hooks are set."""
+        return self.module(input_ids=ids.to(self.device), use_cache=False).logits
+
+    def _final_norm(self) -> nn.Module:
+        parent = self.module.get_submodule(self._stack_path.rpartition(".")[0])
+        for name in _FINAL_NORMS:
+            if isinstance(norm := getattr(parent, name, None), nn.Module):
+                return norm
+        raise ModelError(f"The final norm of {self.name} was not found among {', '.join(_FINAL_NORMS)}.")
+
+    def _unembedding(self) -> Tensor:
+        return self.module.get_output_embeddings().weight.T
+
+
+def _layer_stack(module: nn.Module, layers: int, name: str) -> tuple[str, nn.ModuleList]:
+    for path, child in module.named_modules():
+        if isinstance(child, nn.ModuleList) and len(child) == layers:
+            return path, child
+    raise ModelError(f"{name} has no stack of {layers} layers that hooks could name: it is not supported.")
+
+
+def _taps(layers: nn.ModuleList, d_model: int) -> dict[str, Tap]:
+    taps = {}
+    for index, layer in enumerate(layers):
+        named = dict(layer.named_modules())
+        # Gemma 2 and its kin normalise what attention and MLP add to the residual stream.
+        attention_norm = named.get("post_attention_layernorm") if "pre_feedforward_layernorm" in named else None
+        mlp_norm = named.get("post_feedforward_layernorm")
+        at = f"blocks.{index}."
+        taps[at + "hook_resid_pre"] = Tap(module=layer, side="input", width=d_model)
+        if output := _first(named, _ATTENTION_OUTPUTS):
+            taps[at + "attn.hook_z"] = _before_output(output, is_linear=attention_norm is None)
+            taps[at + "hook_attn_out"] = Tap(module=attention_norm or output, side="output", width=d_model)
+        if output := _first(named, _MLP_OUTPUTS):
+            taps[at + "mlp.hook_post"] = _before_output(output, is_linear=mlp_norm is None)
+            mlp = mlp_norm or named.get("mlp", output)
+            taps[at + "hook_mlp_out"] = Tap(module=mlp, side="output", width=d_model)
+        taps[at + "hook_resid_post"] = Tap(module=layer, side="output", width=d_model)
+    return taps
+
+
+def _first(named: Mapping[str, nn.Module], paths: tuple[str, ...]) -> nn.Module | None:
+    return next((named[path] for path in paths if path in named), None)
+
+
+def _before_output(output: nn.Module, *, is_linear: bool) -> Tap:
+    """Return the tap in front of an output matrix; GPT-2's Conv1D holds it the other way round than Linear."""
+    weight = output.get_parameter("weight")
+    matrix = weight.T if isinstance(output, nn.Linear) else weight
+    return Tap(module=output, side="input", width=matrix.shape[0], to_residual=matrix, is_linear=is_linear)
+
+
+def load(name: str) -> HuggingFaceModel:
+    """Load a model and its tokenizer by hub name or local folder, in the number format they are stored in.
+
+    Raises:
+        ModelError: not found, not reachable, damaged, incomplete, or no causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    library_logging.set_verbosity_error()
+    try:
+        offline = Path(name).is_dir() or not _is_on_hub(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype="auto", output_loading_info=True, local_files_only=offline
+        )
+    except Exception as error:  # the library raises OSError, ValueError, KeyError, SafetensorError … for bad input
+        raise ModelError(_explain(name, error)) from error
+    module, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"Model {name} lacks {len(missing)} of its parameters (first: {missing[0]}): its weight file does not "
+            "belong to its config.json. Fetch it again."
+        )
+    return HuggingFaceModel(name, module, tokenizer)
+
+
+def _is_on_hub(name: str) -> bool:
+    """Ask the hub once; loading would ask many times before it gives up on a connection that is not there."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_PATIENCE)
+    except Exception:
+        return False
+    return True
+
+
+def _explain(name: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(". ") or type(error).__name__
+    if Path(name).is_dir():
+        return f"Model folder {name} cannot be loaded: {reason}. It needs config.json, tokenizer and safetensors."
+    return (
+        f"Model '{name}' is no local folder, and no hub or cache could give it: {reason}. "
+        "Check the name and the connection, or give a folder with config.json, tokenizer and safetensors."
+    )

@@ -1,0 +1,129 @@
+"""Models by TransformerLens name, through the 3.9 interface (HookedTransformer) or that of 4.x (TransformerBridge).
+
+Both end up as a network whose hook points are modules called with the activation, so that everything else is shared.
+Weights are processed as the library does by default (layer norms folded, writing weights centred): SAEs such as those
+for ``gelu-1l`` were trained on models so processed.
+"""
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor, nn
+
+from sae_analysis.errors import ModelError
+from sae_analysis.language_model.base import LanguageModel, Tap, fingerprint
+from sae_analysis.language_model.tokens import TokenText
+
+_LEGACY_OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+"""Repositories in TransformerLens' own format, older than the hub's; 4.x reads them with a loader of their own."""
+
+
+class TransformerLensModel(LanguageModel):
+    """A ``HookedTransformer`` or ``TransformerBridge``."""
+
+    def __init__(self, name: str, module: Any) -> None:  # noqa: ANN401 - the class depends on the installed version
+        """Wrap a loaded model, which must have a tokenizer.
+
+        Raises:
+            ModelError: it has none.
+        """
+        if module.tokenizer is None:
+            raise ModelError(f"TransformerLens model {name} has no tokenizer, so no text can be analysed with it.")
+        self.name, self.module = name, module.eval().requires_grad_(False)
+        self.tokens = TokenText(module.tokenizer)
+        self.d_model, self.d_vocab = module.cfg.d_model, module.cfg.d_vocab
+        numbers = {key: value for key, value in vars(module.cfg).items() if isinstance(value, (int, float, str))}
+        self.fingerprint = fingerprint({k: v for k, v in numbers.items() if k not in ("device", "dtype")}, module)
+        self.prepends_bos = bool(getattr(module.cfg, "default_prepend_bos", True))
+        self.bos_reason = f"TransformerLens' default for it is {'on' if self.prepends_bos else 'off'}"
+        self._taps = {name: tap for name, hook in module.hook_dict.items() if (tap := self._tap_at(name, hook))}
+
+    def _tap_at(self, name: str, hook: nn.Module) -> Tap | None:
+        cfg = self.module.cfg
+        match = re.fullmatch(r"blocks\.(\d+)\.(\S+)", name)
+        if not match:
+            return None
+        block, place = self.module.blocks[int(match[1])], match[2]
+        if place in ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"):
+            return Tap(module=hook, side="output", width=cfg.d_model)
+        if place == "attn.hook_z":
+            weights = block.attn.W_O.reshape(-1, cfg.d_model)
+            return Tap(module=hook, side="output", width=len(weights), to_residual=weights)
+        if place in ("mlp.hook_pre", "mlp.hook_post"):
+            weights = block.mlp.W_out
+            linear = place == "mlp.hook_post"
+            return Tap(module=hook, side="output", width=len(weights), to_residual=weights, is_linear=linear)
+        if place in ("ln1.hook_normalized", "ln2.hook_normalized"):
+            return Tap(module=hook, side="output", width=cfg.d_model, is_linear=False)
+        return None
+
+    def hooks(self) -> Mapping[str, Tap]:
+        """Return every hook by name, in the order the library lists them."""
+        return self._taps
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits of a whole forward pass, through whatever hooks are set."""
+        return self.module(ids.to(self.device), return_type="logits")
+
+    def _final_norm(self) -> nn.Module:
+        return self.module.ln_final
+
+    def _unembedding(self) -> Tensor:
+        return self.module.W_U
+
+
+def knows(name: str) -> bool:
+    """Return whether the library is installed and the name is one of its own, such as ``gelu-1l``.
+
+    Names with a slash are left to ``transformers``, except those of repositories only this library can read.
+    """
+    if find_spec("transformer_lens") is None:
+        return False
+    if "/" in name:
+        return name.startswith(_LEGACY_OWNERS)
+    return official_name(name) is not None
+
+
+def official_name(name: str) -> str | None:
+    """Return the repository behind a name of the library, or None if it knows no such name."""
+    from transformer_lens import supported_models
+
+    for official in supported_models.OFFICIAL_MODEL_NAMES:
+        names = (official, *supported_models.MODEL_ALIASES.get(official, ()))
+        if name.lower() in (candidate.lower() for candidate in names):
+            return official
+    return None
+
+
+def load(name: str) -> TransformerLensModel:
+    """Load a model by TransformerLens name.
+
+    Raises:
+        ModelError: not known, or not reachable.
+    """
+    import transformer_lens
+
+    official = official_name(name) or name
+    try:
+        if "HookedTransformer" in vars(transformer_lens):  # gone since 4.0, and asking for it raises
+            module = vars(transformer_lens)["HookedTransformer"].from_pretrained(official, device="cpu")
+        else:
+            module = _load_bridge(official)
+    except Exception as error:  # the library lets hub, OS and value errors through as they come
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise ModelError(
+            f"Model '{name}' (TransformerLens: {official}) could not be loaded: {reason}. Check the connection, or "
+            "give a local folder."
+        ) from error
+    return TransformerLensModel(name, module)
+
+
+def _load_bridge(official: str) -> Any:  # noqa: ANN401
+    from transformer_lens.model_bridge import TransformerBridge
+
+    boot = "boot_tl_legacy" if official.startswith(_LEGACY_OWNERS) else "boot_transformers"
+    bridge = getattr(TransformerBridge, boot)(official, device="cpu")
+    bridge.enable_compatibility_mode()
+    return bridge

@@ -1,0 +1,232 @@
+"""The command line: arguments in, library called, results written, one line per error."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sae_analysis.errors import SAEAnalysisError
+from sae_analysis.feature_selection import GRAMMAR
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_DEMO_NAMES = {
+    "model": "SmolLM2-135M-Instruct (embedded default)",
+    "sae": "demo/sae (embedded default)",
+    "corpus": "State of the Union addresses the SAE was not trained on (embedded default)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        return options.run(options)
+    except SAEAnalysisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted; what was written before is whole.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sae-analysis", description="What SAE features do on real text, and what they could do."
+    )
+    modes = parser.add_subparsers(required=True, metavar="MODE")
+    real = modes.add_parser(
+        "real",
+        help="what each feature does on real text",
+        description="Run text through a model and an SAE; write pictures and JSON of what each feature does.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    real.set_defaults(run=_run_real)
+    _add_subject_options(real)
+    _add_text_options(real)
+    _add_output_options(real)
+    return parser
+
+
+def _add_subject_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is analysed")
+    group.add_argument(
+        "--model", help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)"
+    )
+    group.add_argument("--sae", help="SAE checkpoint, file or folder (default: the demo SAE)")
+    group.add_argument("--hook", help="where the SAE reads, e.g. blocks.9.hook_resid_post (default: the SAE's own)")
+    group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
+    group.add_argument("--device", default="auto", help="torch device; auto takes CUDA where it is there")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="number format of the model: float32, bfloat16, float16; auto is float32 on a CPU",
+    )
+    group.add_argument("--seed", type=_count, default=0, help="seed of random features and examples")
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--corpus",
+        help=".txt, .jsonl, .json, .parquet, a folder of these, or a data set's name (default: the demo corpus)",
+    )
+    group.add_argument(
+        "--text-unit", choices=("file", "blank-line"), default="file", help="what one document of a .txt file is"
+    )
+    group.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    group.add_argument("--seq-len", type=_positive, default=128, help="tokens in a context window, BOS included")
+    group.add_argument("--max-tokens", type=_positive, help="stop after that many tokens (default: the whole corpus)")
+    group.add_argument("--batch-size", type=_positive, default=16, help="windows in a batch")
+    group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
+    group.add_argument(
+        "--bos",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="BOS in front of each window; auto asks the SAE's configuration, then the model",
+    )
+    group.add_argument(
+        "--norm-outliers",
+        type=_multiple,
+        metavar="MULTIPLE",
+        help="leave out tokens whose activation norm exceeds this multiple of their window's median",
+    )
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("results")
+    group.add_argument("--output", type=Path, default=Path("results"), help="folder for pictures and JSON")
+    group.add_argument("--max-examples", type=_positive, default=20, help="strongest examples of a feature")
+    group.add_argument("--no-figures", action="store_true", help="write JSON only")
+    group.add_argument(
+        "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
+    )
+    group.add_argument("--verbose", action="store_true", help="say more about what happens")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got '{text}'")
+    return int(text)
+
+
+def _multiple(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 1 or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 1, got '{text}'")
+    return value
+
+
+# --- real ----------------------------------------------------------------------------------------------------------
+
+
+def _run_real(options: argparse.Namespace) -> int:
+    """Analyse real text: everything a user can get wrong is checked before the long part begins."""
+    from sae_analysis.feature_selection import parse_features
+    from sae_analysis.files import prepare_folder
+
+    selection = parse_features(options.features)
+    prepare_folder(options.output)
+
+    from sae_analysis.artifacts import write_result
+    from sae_analysis.corpus import Corpus, Windowing
+    from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
+    from sae_analysis.language_model import load_model
+    from sae_analysis.real_activations import RealSettings, analyze
+    from sae_analysis.reconstruction import attach
+    from sae_analysis.sae_formats import load_sae
+
+    sae = load_sae(options.sae or default_sae_path())
+    corpus = Corpus(
+        source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field
+    )
+    next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded
+    model = load_model(options.model or str(default_model_folder()), dtype=options.dtype, device=options.device)
+    settings = RealSettings(
+        windowing=Windowing(
+            seq_len=options.seq_len, batch_size=options.batch_size, pack=options.pack, max_tokens=options.max_tokens
+        ),
+        bos=options.bos,
+        max_examples=options.max_examples,
+        norm_outliers=options.norm_outliers,
+        seed=options.seed,
+        allow_poor_fit=options.allow_poor_fit,
+    )
+    names = {name: getattr(options, name) or default for name, default in _DEMO_NAMES.items()}
+    site = attach(sae, model, options.hook, options.bos)
+    with _token_bar() as advance:
+        result = analyze(site, selection, corpus, settings, names=names, progress=advance)
+    json_path = options.output / "real.json"
+    write_result(result, json_path)
+    _print_header(result)
+    written = [json_path]
+    if not options.no_figures:
+        from sae_analysis.visualizer import visualize_features
+
+        with _picture_bar(len(result.features)) as advance_pictures:
+            written += visualize_features(result, options.output, "real", progress=advance_pictures)
+    print(f"Wrote {len(written)} files to {options.output}:")
+    for path in written:
+        print(f"  {path}")
+    return 0
+
+
+@contextmanager
+def _token_bar() -> Iterator[Callable[[int, int | None], None]]:
+    from tqdm import tqdm
+
+    with tqdm(unit="tok", unit_scale=True, desc="reading", disable=None) as bar:
+
+        def advance(tokens: int, expected: int | None) -> None:
+            bar.total = expected
+            bar.update(tokens)
+
+        yield advance
+
+
+@contextmanager
+def _picture_bar(features: int) -> Iterator[Callable[[], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=features, unit="page", desc="drawing", disable=None) as bar:
+        yield lambda *_: bar.update(1)
+
+
+def _print_header(result) -> None:  # noqa: ANN001 - AnalysisResult; records are imported late
+    fit, run, dictionary = result.fit, result.provenance, result.dictionary
+    excluded = ", ".join(f"{count:,} {reason}" for reason, count in fit.excluded.items()) or "none"
+    rows = {
+        "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {dictionary.d_sae:,} features",
+        "Model": f"{run.model}, {run.dtype} on {run.device}",
+        "Hook": run.hook,
+        "Corpus": f"{run.corpus}: {fit.document_count:,} documents, {fit.window_count:,} windows"
+        + (" (stopped by --max-tokens)" if fit.truncated else ""),
+        "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
+        "BOS": run.bos,
+        "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}",
+        "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
+        f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
+    }
+    for name, text in rows.items():
+        print(f"{name + ':':<10}{text}")
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # import the package, not its folder
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""Real text -> transformer -> SAE -> statistics, in one streaming pass over the corpus for all features asked for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from sae_analysis.accumulators import FitStatistics
+from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
+from sae_analysis.errors import CorpusError
+from sae_analysis.feature_selection import FeatureSelection, parse_features
+from sae_analysis.language_model import LanguageModel, load_model
+from sae_analysis.provenance import describe_run
+from sae_analysis.real_activations.report import dictionary_stats, feature_stats
+from sae_analysis.real_activations.stream import Progress, RealSettings, accumulate
+from sae_analysis.reconstruction import Site, attach, check_fit
+from sae_analysis.records import AnalysisResult, FeatureStats, Fit
+from sae_analysis.sae_formats import load_sae
+from sae_analysis.sae_interface import UnifiedSAEInterface
+
+__all__ = ["Progress", "RealSettings", "analyze", "analyze_real_activations"]
+
+
+def analyze_real_activations(
+    sae_model: UnifiedSAEInterface | nn.Module | str | Path,
+    transformer_model: LanguageModel | str,
+    feature_indices: Sequence[int] | str,
+    corpus: str | Path | Iterable[Document],
+    *,
+    hook: str | None = None,
+    settings: RealSettings | None = None,
+    progress: Progress | None = None,
+) -> dict[int, FeatureStats]:
+    """Return what each feature does on a corpus, by feature index.
+
+    SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
+    such as ``"0-10,50-60"`` or ``"random:20"``.
+
+    Raises:
+        SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
+    """
+    settings = settings or RealSettings()
+    if isinstance(sae_model, (str, Path)):
+        sae_model = load_sae(sae_model)
+    elif not isinstance(sae_model, UnifiedSAEInterface):
+        sae_model = UnifiedSAEInterface(sae_model)
+    if isinstance(transformer_model, str):
+        transformer_model = load_model(transformer_model)
+    if isinstance(feature_indices, str):
+        selection = parse_features(feature_indices)
+    else:
+        selection = FeatureSelection(kind="indices", indices=tuple(dict.fromkeys(feature_indices)))
+    documents = Corpus(source=corpus) if isinstance(corpus, (str, Path)) else corpus
+    site = attach(sae_model, transformer_model, hook, settings.bos)
+    return analyze(site, selection, documents, settings, progress=progress).by_feature()
+
+
+def analyze(
+    site: Site,
+    selection: FeatureSelection,
+    documents: Iterable[Document],
+    settings: RealSettings,
+    *,
+    names: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> AnalysisResult:
+    """Run the whole analysis and return it with its header; ``names`` says what model, SAE and corpus are called.
+
+    Raises:
+        SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
+    """
+    features = selection.before_data(site.sae.dict_size, settings.seed)
+    stream = TokenStream(documents, site.model.tokens, settings.windowing, prepend_bos=site.prepend_bos)
+    collected = accumulate(site, features, stream, settings, progress)
+    fit = _fit(collected.fit, stream)
+    if not settings.allow_poor_fit:
+        check_fit(fit.explained_variance, site.name)
+    counts, maxima, _ = collected.dictionary.finish()
+    chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else features
+    options = asdict(settings)
+    return AnalysisResult(
+        provenance=describe_run(
+            site,
+            analysis="real",
+            names=names or {},
+            corpus_sha256=stream.sha256,
+            options=options | options.pop("windowing"),
+        ),
+        fit=fit,
+        dictionary=dictionary_stats(site, collected),
+        features=feature_stats(site, features, chosen, collected, settings),
+    )
+
+
+def _fit(statistics: FitStatistics, stream: TokenStream) -> Fit:
+    if statistics.token_count < MIN_TOKENS:
+        raise CorpusError(
+            f"The corpus has {statistics.token_count} tokens that count, in {stream.document_count} documents: "
+            f"statistics need at least {MIN_TOKENS}. Give more text."
+        )
+    explained_variance, cosine, l0 = statistics.finish()
+    return Fit(
+        explained_variance=explained_variance,
+        cosine=cosine,
+        l0=l0,
+        token_count=statistics.token_count,
+        excluded={reason: count for reason, count in sorted(stream.excluded.items()) if count},
+        document_count=stream.document_count,
+        window_count=stream.window_count,
+        truncated=stream.truncated,
+    )

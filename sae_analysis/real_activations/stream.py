@@ -1,0 +1,150 @@
+"""The streaming loop: batch by batch from text to accumulators."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_analysis.accumulators import (
+    DictionaryStatistics,
+    ExampleStatistics,
+    FitStatistics,
+    PositionStatistics,
+    SparseActs,
+    TokenStatistics,
+    ValueStatistics,
+)
+from sae_analysis.corpus import TokenBatch, TokenStream, Windowing, norm_outliers
+from sae_analysis.errors import ModelError
+from sae_analysis.reconstruction import BosPolicy, Site, check_fit, update_fit
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
+
+EARLY_CHECK_TOKENS = 4096
+"""Kept tokens after which a hopeless fit ends the run."""
+
+BAND_QUARTERS = 4
+"""Bands of examples over the activation range."""
+
+_SAMPLES_PER_BAND_EXAMPLE = 4
+"""Random windows held for each example of a band: the bands fill by chance, and some are top examples already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealSettings:
+    """How a corpus is analysed; all of it is stored with the result."""
+
+    windowing: Windowing = field(default_factory=Windowing)
+    """Windows and batches."""
+
+    bos: BosPolicy = "auto"
+    """BOS in front of each window; ``auto`` asks the checkpoint, then the model."""
+
+    max_examples: int = 20
+    """Strongest examples of a feature."""
+
+    band_examples: int = 3
+    """Examples from each quarter of the activation range."""
+
+    list_length: int = 10
+    """Tokens fired on, promoted and suppressed tokens, nearest features."""
+
+    norm_outliers: float | None = None
+    """Leave out tokens whose activation norm exceeds this multiple of their window's median; None keeps all."""
+
+    seed: int = 0
+    """Seed of the random features and examples."""
+
+    allow_poor_fit: bool = False
+    """Whether to go on where the SAE explains less than the mean would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """All that one pass fills."""
+
+    values: ValueStatistics
+    tokens: TokenStatistics
+    positions: PositionStatistics
+    examples: ExampleStatistics
+    dictionary: DictionaryStatistics
+    fit: FitStatistics
+
+    def update(self, acts: SparseActs, local_index: np.ndarray) -> None:
+        """Count a batch; ``local_index [d_sae]`` numbers the features asked for and is -1 elsewhere."""
+        self.dictionary.update(acts)
+        asked_for = acts.only(local_index)
+        for accumulator in (self.values, self.tokens, self.positions, self.examples):
+            accumulator.update(asked_for)
+
+
+def accumulate(
+    site: Site, features: Sequence[int], stream: TokenStream, settings: RealSettings, progress: Progress | None
+) -> Collected:
+    """Stream a corpus through model and SAE into fresh accumulators.
+
+    Raises:
+        FitError: after EARLY_CHECK_TOKENS tokens the SAE explains less than the mean, and that is not allowed.
+        ModelError: activations that are not finite.
+    """
+    collected = Collected(
+        values=ValueStatistics(len(features)),
+        tokens=TokenStatistics(len(features), site.model.d_vocab),
+        positions=PositionStatistics(len(features), stream.window_length),
+        examples=ExampleStatistics(
+            len(features),
+            top=settings.max_examples,
+            sampled=settings.band_examples * BAND_QUARTERS * _SAMPLES_PER_BAND_EXAMPLE,
+            seed=settings.seed,
+        ),
+        dictionary=DictionaryStatistics(site.sae.dict_size, stream.window_length),
+        fit=FitStatistics(site.sae.decoder_weights.shape[1]),
+    )
+    local_index = np.full(site.sae.dict_size, -1)
+    local_index[list(features)] = np.arange(len(features))
+    checked = settings.allow_poor_fit
+    with torch.inference_mode():
+        for batch in stream:
+            x, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
+            collected.update(_encode(site, x, batch, collected.fit), local_index)
+            if not checked and collected.fit.token_count >= EARLY_CHECK_TOKENS:
+                check_fit(collected.fit.finish()[0], site.name)
+                checked = True
+            if progress:
+                progress(batch.token_count, stream.expected_tokens)
+    return collected
+
+
+def _activations(
+    site: Site, batch: TokenBatch, stream: TokenStream, outlier_multiple: float | None
+) -> tuple[Tensor, TokenBatch]:
+    """Return the activations of a batch's kept tokens ``[tokens, d_in]``, and the batch with outliers masked."""
+    x = site.model.activations(batch.ids, site.hook)[:, batch.bos_columns :].float()
+    if outlier_multiple is not None:
+        keep = torch.from_numpy(batch.windows.keep).to(x.device)
+        outliers = norm_outliers(x.norm(dim=-1), keep, outlier_multiple)
+        stream.excluded["norm outlier"] += int(outliers.sum())
+        windows = replace(batch.windows, keep=(keep & ~outliers).cpu().numpy())
+        batch = replace(batch, windows=windows)
+    x = x[torch.from_numpy(batch.windows.keep).to(x.device)]
+    if not torch.isfinite(x).all():
+        raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32.")
+    return x, batch
+
+
+def _encode(site: Site, x: Tensor, batch: TokenBatch, fit: FitStatistics) -> SparseActs:
+    """Encode kept tokens, count how well they are reconstructed, and place what fired in the windows."""
+    code = site.sae.encode_sparse(x)
+    update_fit(fit, x, site.sae.decode_sparse(code, len(x)), code)
+    token = code.token.cpu().numpy()
+    row, position = np.nonzero(batch.windows.keep)
+    return SparseActs(
+        feature=code.feature.cpu().numpy(),
+        row=row[token],
+        position=position[token],
+        value=code.value.cpu().numpy(),
+        windows=batch.windows,
+    )
