@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ _BATCHES_SORTED = 64
 TextUnit = Literal["file", "blank-line"]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What a corpus needs of a language model."""
 

@@ -16,6 +16,9 @@ from sae_analysis.sae_interface import UnifiedSAEInterface
 LOGIT_BINS = 64
 """Bins of the distribution of logit effects."""
 
+_NARROWEST = 1e-3
+"""Least range of a distribution, as a share of its largest value."""
+
 _FEATURES_AT_ONCE = 64
 """Features whose logit effects or neighbours are held at a time: 64 x vocabulary floats are some 13 MB."""
 
@@ -85,11 +88,26 @@ def _summarise(effects: Float[Tensor, " vocab"], tokens: TokenText, most: int) -
     values = effects.double().cpu().numpy()
     centred = values - values.mean()
     variance = float((centred**2).mean())
-    counts, edges = np.histogram(values, bins=LOGIT_BINS)
     return LogitEffects(
         boosted=tuple(zip(tokens.strings(up.indices.tolist()), up.values.tolist(), strict=True)),
         suppressed=tuple(zip(tokens.strings(down.indices.tolist()), down.values.tolist(), strict=True)),
-        histogram=Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
+        histogram=distribution(values, LOGIT_BINS),
         skew=float((centred**3).mean()) / variance**1.5 if variance > 0 else None,
         kurtosis=float((centred**4).mean()) / variance**2 - 3 if variance > 0 else None,
     )
+
+
+def distribution(values: np.ndarray, bins: int) -> Histogram:
+    """Return equal bins over the values that are numbers; empty if there are none.
+
+    Values that differ by no more than rounding get bins of a thousandth of their size, not of their differences.
+    """
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return Histogram(edges=(), counts=())
+    lowest, highest = float(values.min()), float(values.max())
+    width = max(abs(lowest), abs(highest), 1e-9) * _NARROWEST
+    if highest - lowest < width:
+        lowest, highest = (lowest + highest - width) / 2, (lowest + highest + width) / 2
+    counts, edges = np.histogram(values, bins=bins, range=(lowest, highest))
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))

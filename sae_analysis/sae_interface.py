@@ -8,7 +8,7 @@ Float32 throughout: half precision rounds thresholds and flips what TopK selects
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,6 +42,7 @@ class SparseCode(NamedTuple):
     value: Float[Tensor, " n"]
 
 
+@runtime_checkable
 class ActivationRule(Protocol):
     """How pre-activations become activations."""
 

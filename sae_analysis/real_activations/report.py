@@ -34,23 +34,14 @@ def dictionary_stats(site: Site, collected: Collected) -> DictionaryStats:
         d_sae=len(counts),
         dead_count=int((~alive).sum()),
         dense_count=int((counts > DENSE_SHARE * collected.fit.token_count).sum()),
-        density=_distribution(np.log10(counts[alive] / collected.fit.token_count)),
-        max_activation=_distribution(np.log10(maxima[alive])),
-        decoder_norm=_distribution(norms.decoder),
-        encoder_norm=_distribution(norms.encoder),
-        encoder_decoder_cosine=_distribution(norms.cosine),
+        density=directions.distribution(np.log10(counts[alive] / collected.fit.token_count), DICTIONARY_BINS),
+        max_activation=directions.distribution(np.log10(maxima[alive]), DICTIONARY_BINS),
+        decoder_norm=directions.distribution(norms.decoder, DICTIONARY_BINS),
+        encoder_norm=directions.distribution(norms.encoder, DICTIONARY_BINS),
+        encoder_decoder_cosine=directions.distribution(norms.cosine, DICTIONARY_BINS),
         l0_by_position=tuple(l0.tolist()),
         position_edges=tuple(collected.positions.edges.tolist()),
     )
-
-
-def _distribution(values: np.ndarray) -> Histogram:
-    """Return DICTIONARY_BINS equal bins over the values that are numbers; empty if there are none."""
-    values = values[np.isfinite(values)].astype(np.float64)
-    if not len(values):
-        return Histogram(edges=(), counts=())
-    counts, edges = np.histogram(values, bins=DICTIONARY_BINS)
-    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
 def feature_stats(

@@ -1,0 +1,142 @@
+"""Shared fixtures: a tiny random Llama, a tokenizer trained on the spot, and an SAE whose decoder can reconstruct.
+
+Shape annotations are checked while tests run (jaxtyping with beartype); nothing here needs a network.
+"""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# The modules whose annotations carry tensor shapes; beartype cannot check the typing.Self of the others.
+SHAPED = ("corpus", "directions", "language_model", "real_activations", "reconstruction", "sae_interface")
+install_import_hook([f"sae_analysis.{name}" for name in SHAPED], "beartype.beartype")
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("suite")
+torch.set_num_threads(1)
+
+from sae_analysis.language_model import LanguageModel, load_model  # noqa: E402 - after the hook
+from sae_analysis.sae_formats import load_sae  # noqa: E402
+from sae_analysis.sae_interface import UnifiedSAEInterface  # noqa: E402
+
+D_MODEL, D_SAE, K, LAYERS = 16, 48, 4, 3
+
+TEXTS = (
+    "The old ship left the harbour at dawn, and the crew sang of the sea.",
+    "A vessel of the fleet was lost; the board met twice to ask why.",
+    "Über den Wolken, 你好世界, مرحبا, नमस्ते, 🤗 and a tab\there.",
+    "def main():\n    return 0\n\n# the end of the file\n",
+    "She said no. He said yes. They said nothing, and the old ship sailed.",
+)
+
+
+def make_tokenizer(folder: Path, *, adds_bos: bool) -> None:
+    """Train a byte-level BPE on TEXTS and save it with <bos>, <eos> and <pad>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<bos>", "<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+def make_model(folder: Path, *, adds_bos: bool) -> Path:
+    """Save a random Llama of three layers with that tokenizer; BOS has id 0, which is a number and not nothing."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    make_tokenizer(folder, adds_bos=adds_bos)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=D_MODEL,
+        intermediate_size=40,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+        initializer_range=0.4,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def topk_weights(seed: int = 1) -> dict[str, torch.Tensor]:
+    """Return a TopK SAE's state dict in dictionary_learning's layout; its features are random unit directions."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(D_SAE, D_MODEL, generator=generator), dim=1)
+    return {
+        "encoder.weight": 0.4 * directions,
+        "encoder.bias": 0.05 * torch.randn(D_SAE, generator=generator),
+        "decoder.weight": directions.T.contiguous(),
+        "b_dec": 0.1 * torch.randn(D_MODEL, generator=generator),
+        "k": torch.tensor(K, dtype=torch.int32),
+        "threshold": torch.tensor(-1.0),
+    }
+
+
+def make_sae(folder: Path, weights: dict[str, torch.Tensor] | None = None, **trainer: object) -> Path:
+    """Save a dictionary_learning AutoEncoderTopK folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(weights or topk_weights(), folder / "ae.pt")
+    settings = {"dict_class": "AutoEncoderTopK", "layer": 1, "submodule_name": "resid_post_layer_1", "k": K}
+    (folder / "config.json").write_text(json.dumps({"trainer": settings | trainer, "buffer": {}}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), adds_bos=False)
+
+
+@pytest.fixture(scope="session")
+def bos_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("bos_model"), adds_bos=True)
+
+
+@pytest.fixture(scope="session")
+def sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sae(tmp_path_factory.mktemp("sae") / "topk")
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> LanguageModel:
+    return load_model(str(model_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bos_model(bos_model_folder: Path) -> LanguageModel:
+    return load_model(str(bos_model_folder), device="cpu")
+
+
+@pytest.fixture
+def sae(sae_folder: Path) -> UnifiedSAEInterface:
+    return load_sae(sae_folder)
+
+
+@pytest.fixture
+def corpus_file(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"text": " ".join(TEXTS[i % 5 :] + TEXTS[: i % 3])}) for i in range(24)]
+    path.write_text("\n".join(lines))
+    return path
