@@ -1,4 +1,4 @@
-"""Draws every hostile page of the stress sheet into a folder, to be looked at: python -m tests.figure_stress FOLDER."""
+"""Draws every hostile page of the stress sheet into a folder, to be looked at: python tests/figure_stress.py FOLDER."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -2,6 +2,7 @@
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,7 +54,7 @@ def histogram(values: Sequence[float], *, per_octave: int = 8) -> Histogram:
         edges = [-edge for edge in reversed(edges)] + edges
     counts = [0] * (len(edges) - 1)
     for value in values:
-        counts[max(index for index, edge in enumerate(edges[:-1]) if edge <= value or index == 0)] += 1
+        counts[min(max(bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1
     return Histogram(edges=tuple(edges), counts=tuple(counts))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -109,7 +108,7 @@ def _encoded(page: Page) -> bytes:
     """Return the page as PNG, without the alpha channel no page uses: that halves the time to compress it."""
     canvas = FigureCanvasAgg(page)
     canvas.draw()
-    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="png", dpi=(page.dpi, page.dpi), compress_level=_COMPRESSION)
+    picture.convert("RGB").save(file, format="png", dpi=(page.dpi, page.dpi), compress_level=_COMPRESSION)
     return file.getvalue()

@@ -16,8 +16,8 @@ _PERCENT_FROM = 1e-5
 def number(value: float | None) -> str:
     """Return three significant digits; a power of ten where plain digits would be mostly zeros.
 
-    >>> number(0.07123), number(-12345.0), number(1e-6)
-    ('0.0712', '−12,300', '1.00 × 10⁻⁶')
+    >>> number(0.07123), number(1.0), number(-12345.0)
+    ('0.0712', '1.00', '−12,300')
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN

@@ -73,7 +73,7 @@ def font_files() -> tuple[FontPath, ...]:
 def _open_fonts(files: tuple[FontPath, ...], process: int, thread: int) -> tuple[FT2Font, ...]:
     """Open the fonts; a font object must cross neither a fork nor a thread, hence the keys."""
     del process, thread
-    with mpl.rc_context({"font.enable_last_resort": False, "text.kerning_factor": 0}):
+    with mpl.rc_context({"font.enable_last_resort": False}):
         return tuple(get_font(path) for path in files)
 
 
@@ -143,23 +143,32 @@ def graphemes(text: str) -> Iterator[str]:
 def _font_runs(text: str) -> Iterator[tuple[str, int]]:
     """Yield stretches of text with the font that draws them; what no font holds becomes its code point."""
     run, run_font = "", -1
-    for grapheme in graphemes(text):
-        font = _font_for(grapheme)
-        if font is None and len(grapheme) > 1:
-            parts = [(char, _font_for(char)) for char in grapheme if not is_ignorable(char)]
-        else:
-            parts = [(grapheme, font)]
-        for part, part_font in parts:
-            shown, chosen = (part, part_font) if part_font is not None else (code_point(part), 0)
-            neutral = unicodedata.category(shown[0])[0] in "ZP"
-            if run and neutral and all(map(_fonts()[run_font].get_char_index, map(ord, shown))):
-                chosen = run_font
-            if run and chosen != run_font:
-                yield run, run_font
-                run = ""
-            run, run_font = run + shown, chosen
+    for part, found in _drawable(text):
+        font = found
+        if run and unicodedata.category(part[0])[0] in "ZP" and _holds(run_font, part):
+            font = run_font  # a space or comma between two words of one script does not part them
+        if run and font != run_font:
+            yield run, run_font
+            run = ""
+        run, run_font = run + part, font
     if run:
         yield run, run_font
+
+
+def _drawable(text: str) -> Iterator[tuple[str, int]]:
+    """Yield graphemes with their fonts; one that no font holds character by character, those as code points."""
+    for grapheme in graphemes(text):
+        font = _font_for(grapheme)
+        if font is not None:
+            yield grapheme, font
+            continue
+        for char in grapheme if len(grapheme) > 1 else code_point(grapheme):
+            if not is_ignorable(char):
+                yield from [(char, found)] if (found := _font_for(char)) is not None else _drawable(code_point(char))
+
+
+def _holds(font: int, text: str) -> bool:
+    return all(map(_fonts()[font].get_char_index, map(ord, text)))
 
 
 _OUTLINES = TextToPath()

@@ -36,6 +36,9 @@ _WORDS_FROM = MARGIN + 190.0
 _PLOT_HEIGHT = 96.0
 _BETWEEN = "   "
 
+_LEAST_RANGE = 0.1
+"""Powers of ten that a common axis spans at least."""
+
 
 def feature_page(
     stats: FeatureStats,
@@ -119,9 +122,11 @@ def _common_range(features: Sequence[FeatureStats]) -> tuple[float, float]:
         for (low, high), many in zip(pairwise(stats.histogram.edges), stats.histogram.counts, strict=True)
         if many
     ]
-    small = [low or high / 2 for low, high in bins]
-    large = [high for _, high in bins]
-    return (math.log10(min(small)), math.log10(max(large))) if bins else (-1.0, 1.0)
+    if not bins:
+        return -1.0, 1.0
+    low = math.log10(min(low or high / 2 for low, high in bins))
+    high = math.log10(max(high for _, high in bins))
+    return low, max(high, low + _LEAST_RANGE)
 
 
 def _summary_head(column: Column, limits: tuple[float, float]) -> None:

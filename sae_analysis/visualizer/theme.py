@@ -62,7 +62,7 @@ LIGHT = Theme(
     quiet=hex_colour("#696E78"),
     faint=hex_colour("#D9DCE2"),
     positive=hex_colour("#E8820C"),
-    negative=hex_colour("#7F84E0"),
-    real=hex_colour("#1D6A86"),
-    synthetic=hex_colour("#C2447A"),
+    negative=hex_colour("#8D86E8"),
+    real=hex_colour("#1B7A9E"),
+    synthetic=hex_colour("#7A1F4B"),
 )

@@ -1,0 +1,571 @@
+"""Pages read back: what was set, where, in which colour; and what must never happen to a page."""
+
+import doctest
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import figure_stress as stress
+import matplotlib as mpl
+import numpy as np
+import pytest
+import record_factory as make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sae_analysis.errors import OutputError
+from sae_analysis.records import FeatureStats, Histogram
+from sae_analysis.visualizer import (
+    LIGHT,
+    Header,
+    Page,
+    digits,
+    feature_page,
+    fonts,
+    pages,
+    statistics_page,
+    summary_page,
+    visualize_features,
+    write_page,
+)
+from sae_analysis.visualizer.panels import MOST_LINES, activation_scale
+from sae_analysis.visualizer.plots import bin_position
+from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour
+from sae_analysis.visualizer.tokens import Kind, pieces_of, set_label, set_lines, set_round
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # Matplotlib warns of a glyph it had to replace
+
+HEADER = Header.of(make.result())
+HOSTILE = stress.hostile_features()
+
+
+def words(page: Page, panel: str = "") -> str:
+    """Return the text of a panel in the order it was set, its pieces parted by single spaces."""
+    return " ".join(" ".join(item.text for item in page.lettering if panel in ("", item.panel)).split())
+
+
+def bars(page: Page, panel: str) -> list[float]:
+    return [value for patch in page.plots[panel].patches for value in patch.get_data().values]
+
+
+def assert_legible(page: Page) -> None:
+    """No text leaves the page, none lies on other text, and the margin holds no ink."""
+    height = page.get_figheight() * 72
+    for item in page.lettering:
+        assert item.box.x >= 0, item
+        assert item.box.right <= PAGE_WIDTH, item
+        assert item.box.y >= 0, item
+        assert item.box.bottom <= height, item
+    solid = [item for item in page.lettering if item.box.width > 0.5]
+    x0, x1, y0, y1 = (
+        np.array([pick(item.box) for item in solid])
+        for pick in (lambda b: b.x, lambda b: b.right, lambda b: b.y, lambda b: b.bottom)
+    )
+    wide = np.minimum.outer(x1, x1) - np.maximum.outer(x0, x0)
+    high = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0)
+    allowed = 0.45 * np.minimum.outer(y1 - y0, y1 - y0)  # line boxes are taller than letters
+    overlaps = np.argwhere(np.triu((wide > 0.75) & (high > allowed), 1))
+    assert not len(overlaps), [(solid[a], solid[b]) for a, b in overlaps[:3]]
+
+
+def assert_margin_is_paper(path: Path) -> None:
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
+        assert (edge == 255).all()
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"), (0.07123, "0.0712"), (9.996, "10.0"), (-12345.0, "−12,300"), (1e-6, "1.00 × 10⁻⁶"),
+        (99_960.0, "1.00 × 10⁵"), (0.00099999, "0.00100"), (math.nan, "–"), (None, "–"), (-2.5e-12, "−2.50 × 10⁻¹²"),
+    ],
+)  # fmt: skip
+def test_number_keeps_three_digits(value, text):
+    assert digits.number(value).replace("\xa0", " ") == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
+def test_number_can_be_read_back(value):
+    text = digits.number(value).replace("\xa0", "").replace("−", "-").replace(",", "")
+    match = re.fullmatch(r"(-?[0-9.]+)(?:×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", text)
+    assert match
+    power = (match[2] or "⁰").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    assert float(f"{match[1]}e{power}") == pytest.approx(value, rel=0.0051, abs=1e-320)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 %"), (1.0, "100 %"), (0.999999, ">99.9 %"), (0.9996, ">99.9 %"), (0.0031, "0.310 %"),
+        (0.5, "50.0 %"), (2e-5, "0.00200 %"), (9e-7, "9.00 × 10⁻⁷"), (math.inf, "–"),
+    ],
+)  # fmt: skip
+def test_share(value, text):
+    assert digits.share(value).replace("\xa0", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (9999, "9,999"), (10_000, "10.0 k"), (999_999, "1.00 M"), (1_234_567, "1.23 M"), (2 * 10**15, "2000 T")],
+)
+def test_count(value, text):
+    assert digits.count(value).replace("\xa0", " ") == text
+
+
+def test_examples_in_the_documentation_of_numbers():
+    assert doctest.testmod(digits).failed == 0
+
+
+# Fonts
+
+
+@pytest.mark.parametrize("script", make.SCRIPTS)
+def test_every_visible_character_of_every_script_has_a_glyph(script):
+    for piece in pieces_of(make.SCRIPTS[script]):
+        if piece.kind is Kind.TEXT:
+            assert "⟨" not in fonts.shape(piece.text).text
+            assert all(fonts.has_glyph(part) for part in fonts.graphemes(piece.text))
+
+
+def test_a_character_without_glyph_is_shown_as_its_code_point():
+    page = feature_page(make.stats(examples=(make.example((" a", "\U000f1234", "b"), 1),)))
+    assert "⟨U+F1234⟩" in words(page, "examples")
+
+
+def test_a_machine_without_the_noto_fonts_shows_code_points(monkeypatch):
+    bare = fonts.font_files()[-1:]
+    caches = (fonts._font_for, fonts.shape, fonts._open_fonts)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(fonts, "font_files", lambda: bare)
+    try:
+        text = words(feature_page(make.stats(examples=(make.example((" water", "水"), 1),))), "examples")
+    finally:
+        monkeypatch.undo()
+        for cache in caches:
+            cache.cache_clear()
+    assert "water" in text
+    assert "⟨U+6C34⟩" in text
+
+
+def test_arabic_letters_join_across_tokens():
+    whole = fonts.shape("سلام").advance
+    parts = sum(piece.width(1.0) for piece in pieces_of(["سل", "ام"]))
+    apart = fonts.shape("سل").advance + fonts.shape("ام").advance
+    assert parts == pytest.approx(whole, rel=0.15)
+    assert parts < apart
+
+
+# Tokens as text
+
+
+def test_bytes_are_joined_where_they_form_a_character_and_shown_where_not():
+    pieces = pieces_of(["<0xE4>", "<0xBD>", "<0xA0>", "<0xFF>", " <0xC3>", "<0xA9>", "<0xE4><0xBD>"])
+    assert [(piece.text.strip("\u2009"), piece.owners) for piece in pieces if piece.kind is not Kind.GAP] == [
+        ("你", (0, 1, 2)), ("FF", (3,)), ("é", (4, 5)), ("E4", (6,)), ("BD", (6,)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("token", "seen"),
+    [
+        ("\n", "↵"), ("\t", "⇥"), ("\r", "\\r"), ("\x1b", "⟨U+001B⟩"), ("\u202e", "⟨U+202E⟩"), ("\u200b", "⟨U+200B⟩"),
+        ("\xa0", "⍽"), (" ", "·"), (" " * 12, "␣×12"), ("", "⟨⟩"), ("\ud800", "⟨U+D800⟩"), ("\n\u0301", "↵◌\u0301"),
+    ],
+)  # fmt: skip
+def test_what_has_no_ink_is_shown_by_a_sign(token, seen):
+    assert "".join(piece.text for piece in pieces_of(["a", token, "b"])) == f"a{seen}b"
+
+
+def test_tokens_that_share_a_character_each_have_a_cell_of_their_own_colour():
+    example = make.example(("<0xE4>", "<0xBD>", "<0xA0>"), 1, activations=(2.0, 10.0, 0.0))
+    cells = feature_page(make.stats(examples=(example,), example_bands=())).cells
+    assert [cell.value for cell in cells] == [2.0, 10.0, 0.0]
+    assert all(left.box.right <= right.box.x + 1e-9 for left, right in pairwise(cells))
+
+
+def test_right_to_left_text_begins_at_the_right_and_keeps_its_numbers():
+    tokens = ("كانت", " السفينة", " عام", " 1", "9", "2", "4")
+    (line,) = set_lines(pieces_of(tokens), 400, 10)
+    seen = [placed.piece.owners[0] for placed in line.placed if placed.piece.kind is Kind.TEXT]
+    assert seen == [3, 4, 5, 6, 2, 1, 0]
+    assert line.placed[-1].x + line.placed[-1].width == pytest.approx(400)
+
+
+def test_right_to_left_words_inside_a_sentence_turn_on_the_spot():
+    (line,) = set_lines(pieces_of(("the word", " שלום", " עולם", " (here)")), 400, 10)
+    assert [placed.piece.owners[0] for placed in line.placed if placed.piece.kind is Kind.TEXT] == [0, 0, 2, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("script", make.SCRIPTS)
+@pytest.mark.parametrize("peak", [0, 150, 299])
+def test_a_long_window_is_cut_round_its_peak(script, peak):
+    tokens = (make.SCRIPTS[script] * 60)[:300]
+    lines = set_round(pieces_of(tokens), peak, 270, 10, MOST_LINES)
+    placed = [place for line in lines for place in line.placed]
+    assert len(lines) <= MOST_LINES
+    assert all(line.width <= 270 for line in lines)
+    assert any(peak in place.piece.owners for place in placed)
+    assert sum(place.piece.text == "…" for place in placed) == (1 if peak in (0, 299) else 2)
+
+
+def test_a_short_window_is_shown_whole():
+    tokens = make.window(12)
+    lines = set_round(pieces_of(tokens), 3, 270, 10, MOST_LINES)
+    text = "".join(place.piece.text for line in lines for place in line.placed)
+    assert text.replace(" ", "") == "".join(tokens).replace(" ", "")
+
+
+def test_a_label_is_cut_at_its_end():
+    line = set_label("x" * 80, 60, 10)
+    assert line.width <= 60
+    assert line.placed[-1].piece.text == "…"
+
+
+# What a feature page says
+
+
+def test_the_subtitle_is_the_answer():
+    said = words(feature_page(make.stats(), HEADER), "title")
+    assert said.startswith(
+        "Feature 7 fires on 0.312 % of tokens , mostly ship , vessel , fleet ; pushes towards yard , board , ment "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dead", "never fired in 1.00 M tokens ; would push towards yard"),
+        ("once", "fired once in 1.00 M tokens , on ship ;"),
+        ("below-zero", "fires on 0.312 % of tokens, always below zero , mostly"),
+        ("both-signs", "fires on 0.312 % of tokens, on 48.1 % of them below zero , mostly"),
+        ("almost-always", "fires on >99.9 % of tokens"),
+    ],
+)
+def test_the_subtitle_of_an_unusual_feature(name, said):
+    title = words(feature_page(HOSTILE[name]), "title")
+    assert re.sub(r" (?=[,;])", "", said) in re.sub(r" (?=[,;])", "", title)
+
+
+def test_weak_tokens_are_not_called_mostly():
+    tokens = tuple(replace(item, share=item.share / 10) for item in make.stats().top_tokens)
+    assert "many different ones, such as" in words(feature_page(make.stats(top_tokens=tokens)), "title")
+
+
+def test_the_header_names_where_the_numbers_come_from():
+    said = words(feature_page(make.stats(), HEADER), "title")
+    for part in ("demo/sae.safetensors", "gelu-1l", "blocks.0.hook_mlp_out", "tiny-stories", "0.821", "0.931", "31.8"):
+        assert part in said
+
+
+def test_the_statistics_are_those_of_the_record():
+    said = words(feature_page(make.stats(), HEADER), "statistics")
+    for part in ("0.312 %", "99.7 % sparse", "10.0", "2.56", "± 1.62", "2.00", "90 % ≤ 4.80", "1.00", "0.812", "0.713",
+                 "1.21", "kurtosis 8.02", "412 (0.830)"):  # fmt: skip
+        assert part in said
+
+
+def test_bars_are_the_counts():
+    stats = make.stats()
+    page = feature_page(stats)
+    assert bars(page, "activation histogram") == list(stats.histogram.counts)
+    assert bars(page, "logit effects") == list(stats.logit_histogram.counts)
+    rates = [many / 62_500 for many in stats.position_histogram.counts]
+    assert bars(page, "positions") == pytest.approx(rates)
+
+
+def test_bars_below_zero_have_the_second_hue():
+    stats = HOSTILE["both-signs"]
+    below, above = feature_page(stats).plots["activation histogram"].patches
+    assert [*below.get_data().values, *above.get_data().values] == list(stats.histogram.counts)
+    assert below.get_facecolor()[:3] == pytest.approx(LIGHT.negative)
+    assert above.get_facecolor()[:3] == pytest.approx(LIGHT.real)
+
+
+def test_real_and_synthetic_have_their_hues():
+    for kind, hue in (("real", LIGHT.real), ("synthetic", LIGHT.synthetic)):
+        (patch,) = feature_page(make.stats(), None, kind).plots["activation histogram"].patches
+        assert patch.get_facecolor()[:3] == pytest.approx(hue)
+
+
+def test_cells_have_the_colour_of_their_activation():
+    stats = make.stats()
+    page = feature_page(stats)
+    shown = [*stats.examples, *(item for band in stats.example_bands for item in band.examples)]
+    assert {cell.row for cell in page.cells} == set(range(len(shown)))
+    for cell in page.cells:
+        assert cell.value == shown[cell.row].activations[cell.token]
+        assert cell.colour == LIGHT.activation(cell.value / activation_scale(stats), 1.0)
+    drawn = {
+        tuple(colour[:3]) for item in page.findobj(mpl.collections.PolyCollection) for colour in item.get_facecolor()
+    }
+    for cell in page.cells:
+        assert cell.colour == LIGHT.paper or any(np.allclose(cell.colour, colour) for colour in drawn)
+
+
+def test_the_peak_is_bold_and_its_value_stands_at_the_right():
+    example = make.example(make.window(12), 4, 8.25)
+    page = feature_page(make.stats(examples=(example,), example_bands=()))
+    bold = [item for item in page.lettering if item.panel == "examples" and item.bold]
+    assert [item.text for item in bold[1:]] == [example.tokens[4].strip(), "8.25"]
+    assert bold[2].box.x > bold[1].box.right
+    assert "document 12 token 344" in words(page, "examples")
+
+
+def test_the_drawn_token_of_a_band_gives_the_value_not_the_windows_maximum():
+    stats = make.stats()
+    weak = make.example((" a", " b"), 0, activations=(0.123, 9.0), max_activation=9.0)
+    bands = (*stats.example_bands[:2], replace(stats.example_bands[2], examples=(weak,)))
+    assert "0.123" in words(feature_page(replace(stats, example_bands=bands)), "bands")
+
+
+def test_nothing_is_taken_for_mathematics_or_markup():
+    page = feature_page(make.stats(examples=(make.example((" $\\frac{", "$x^2$", "<b>", "&amp;"), 1),)))
+    for text in ("$\\frac{", "$x^2$", "<b>", "&amp;"):
+        assert text in words(page, "examples")
+
+
+def test_a_dead_feature_says_so_and_shows_what_is_left():
+    page = feature_page(make.dead_stats(), HEADER)
+    assert "It never fired in 1.00 M tokens: there is no example to show." in words(page, "examples")
+    assert "yard" in words(page, "logit effects")
+    assert "412 (0.830)" in words(page, "statistics")
+    assert "activation histogram" not in page.plots
+
+
+def test_a_hook_without_path_to_the_logits_says_so():
+    said = words(feature_page(HOSTILE["dead-without-logits"]), "logit effects")
+    assert "linear" in said
+    assert "logits." in said
+
+
+def test_a_page_grows_with_its_examples():
+    heights = [feature_page(make.stats(example_count=many)).get_figheight() for many in (5, 30, 50)]
+    assert heights[0] < heights[1] < heights[2]
+    fifty = feature_page(make.stats(example_count=50, example_bands=()))
+    assert {cell.row for cell in fifty.cells} == set(range(50))
+
+
+# What must never happen
+
+
+PAGES = dict(stress.pages())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_stress_page_is_legible(name):
+    assert_legible(PAGES[name]())
+
+
+TOKEN = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from([token for run in make.SCRIPTS.values() for token in run]),
+    st.lists(st.integers(0, 255), min_size=1, max_size=3).map(lambda run: "".join(f"<0x{byte:02X}>" for byte in run)),
+    st.text(alphabet="aWآ水 ", min_size=30, max_size=200),
+)
+VALUE = st.one_of(st.floats(-1e6, 1e6, width=32), st.just(0.0), st.floats(-(2.0**-20), 2.0**-20, width=32))
+
+
+@st.composite
+def hostile_stats(draw: st.DrawFn) -> FeatureStats:
+    windows = draw(st.lists(st.lists(TOKEN, min_size=1, max_size=40), min_size=1, max_size=2))
+    examples = []
+    for tokens in windows:
+        values = [draw(VALUE) for _ in tokens]
+        peak = max(range(len(values)), key=lambda at: abs(values[at]))
+        source = draw(st.text(max_size=40))
+        examples.append(
+            make.example(tokens, peak, activations=values, source=source, duplicates=draw(st.integers(1, 10**9)))
+        )
+    values = [value for item in examples for value in item.activations if value]
+    named = [item.tokens[0] for item in examples]
+    return make.stats(
+        examples=tuple(examples), example_bands=(), histogram=make.histogram(values),
+        max_activation=max([0.0, *values]), min_activation=min([0.0, *values]),
+        top_tokens=tuple(replace(make.stats().top_tokens[0], token=token) for token in named),
+        top_boosted_tokens=tuple((token, 1e-9) for token in named),
+    )  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(hostile_stats(), st.text(max_size=150))
+def test_any_feature_is_legible(stats, name):
+    header = replace(HEADER, model=name, corpus=name)
+    assert_legible(feature_page(stats, header))
+    assert_legible(summary_page({7: stats}, 1, header))
+
+
+def test_no_ink_reaches_the_edge(tmp_path):
+    for name in ("odd-tokens", "scripts", "huge"):
+        assert_margin_is_paper(write_page(feature_page(HOSTILE[name], HEADER), tmp_path / f"{name}.png"))
+
+
+# Colours
+
+
+def luminance(colour: Colour) -> float:
+    linear = [((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_more_activation_is_darker(sign):
+    steps = [luminance(LIGHT.activation(sign * value / 50, 1.0)) for value in range(51)]
+    assert steps[0] == luminance(LIGHT.paper)
+    assert all(darker < lighter for lighter, darker in pairwise(steps))
+
+
+@pytest.mark.parametrize("hue", [LIGHT.positive, LIGHT.negative])
+def test_text_is_legible_on_the_deepest_colour(hue):
+    assert (luminance(hue) + 0.05) / (luminance(LIGHT.ink) + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("eye", stress.COLOUR_VISION)
+def test_hues_stay_apart_for_every_eye(eye):
+    def seen(colour: Colour) -> np.ndarray:
+        patch = Image.fromarray((np.array([[colour]]) * 255).round().astype(np.uint8))
+        return np.asarray(stress.as_seen(patch, eye))[0, 0].astype(float)
+
+    for one, other in ((LIGHT.positive, LIGHT.negative), (LIGHT.real, LIGHT.synthetic), (LIGHT.real, LIGHT.negative)):
+        assert np.linalg.norm(seen(one) - seen(other)) > 60
+
+
+def test_a_nan_or_an_empty_scale_has_no_colour():
+    assert LIGHT.activation(math.nan, 1.0) == LIGHT.paper
+    assert LIGHT.activation(1.0, 0.0) == LIGHT.paper
+
+
+# Summary and statistics pages
+
+
+def test_the_summary_is_sorted_by_density_and_paged():
+    features = {at: make.stats(at, density=at / 100, example_count=1) for at in range(1, 15)}
+    features[99] = make.dead_stats(99)
+    first, second = (summary_page(features, page, HEADER) for page in (1, 2))
+    assert [name for name in dict.fromkeys(item.panel for item in first.lettering) if name.startswith("feature")] == [
+        f"feature {at}" for at in range(14, 2, -1)
+    ]
+    assert "never fired in" in words(second, "feature 99")
+    assert "15 features, most frequent first; 1 feature never fired" in words(first, "title")
+
+
+def test_a_summary_row_holds_the_features_own_words():
+    said = words(summary_page({7: make.stats()}, 1, HEADER), "feature 7")
+    for part in ("7", "0.312 %", "10.0", "vessel", "yard", "→"):
+        assert part in said
+
+
+def test_sparkline_heights_are_log_counts_over_the_common_range():
+    features = {1: make.stats(1, scale=1.0), 2: make.stats(2, scale=100.0)}
+    page = summary_page(features, 1, HEADER)
+    for feature, stats in features.items():
+        axes = page.plots[f"feature {feature}"]
+        (patch,) = axes.patches
+        assert list(patch.get_data().values) == pytest.approx([math.log10(1 + many) for many in stats.histogram.counts])
+    assert page.plots["feature 1"].get_xlim() == page.plots["feature 2"].get_xlim()
+
+
+def test_the_statistics_page_states_and_draws_the_dictionary():
+    dictionary = make.dictionary()
+    page = statistics_page(dictionary, {7: make.stats()}, HEADER)
+    said = words(page)
+    for part in ("4,096", "203", "(4.96 %)", "12", "(0.293 %)", "82.1 %", "31.8"):
+        assert part in said
+    assert bars(page, "How often features fire") == list(dictionary.density.counts)
+    assert bars(page, "Encoder and decoder") == list(dictionary.encoder_decoder_cosine.counts)
+    assert bars(page, "Active features by position") == pytest.approx(dictionary.l0_by_position)
+
+
+def test_an_empty_distribution_says_so():
+    nothing = Histogram(edges=(), counts=())
+    page = statistics_page(make.dictionary(encoder_decoder_cosine=nothing), {}, HEADER)
+    assert "Nothing" in words(page, "Encoder and decoder")
+    assert "Encoder and decoder" not in page.plots
+
+
+def test_bin_position_is_geometric_in_geometric_bins_and_even_in_even_ones():
+    assert bin_position((1.0, 2.0, 4.0, 8.0), 2 * math.sqrt(2)) == pytest.approx(1.5)
+    assert bin_position((0.0, 1.0, 2.0), 1.5) == pytest.approx(1.5)
+    assert bin_position((-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), -2 * math.sqrt(2)) == pytest.approx(0.5)
+
+
+# Files
+
+
+def test_every_page_is_written_under_its_name(tmp_path):
+    features = [make.stats(at, example_count=1, example_bands=()) for at in range(13)]
+    calls = []
+    paths = visualize_features(
+        make.result(features), tmp_path / "new" / "folder", progress=lambda *at: calls.append(at)
+    )
+    assert [path.name for path in paths] == [
+        *(f"feature_{at}_real.png" for at in range(13)),
+        "summary_1_real.png", "summary_2_real.png", "statistics_real.png",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(path.name for path in paths)
+    assert calls == [(at, 16) for at in range(1, 17)]
+    assert Image.open(paths[0]).size[0] == 1200
+
+
+def test_a_bare_mapping_has_no_statistics_page(tmp_path):
+    paths = visualize_features({3: make.dead_stats(3)}, str(tmp_path), "synthetic", dpi=60)
+    assert [path.name for path in paths] == ["feature_3_synthetic.png", "summary_1_synthetic.png"]
+    assert Image.open(paths[0]).size[0] == 480
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    first, second = (write_page(feature_page(HOSTILE["scripts"], HEADER), tmp_path / f"{at}.png") for at in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "page.png"
+    path.write_bytes(b"old")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError) as error:
+        write_page(feature_page(make.dead_stats()), path)
+    assert str(error.value) == (
+        f"cannot write the picture {path}: No space left on device; choose a folder you may write to"
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError) as error:
+        visualize_features({3: make.dead_stats(3)}, tmp_path / "file" / "folder")
+    path = tmp_path / "file" / "folder" / "feature_3_real.png"
+    assert str(error.value) == f"cannot write the picture {path}: Not a directory; choose a folder you may write to"
+
+
+def test_drawing_changes_no_global_setting(tmp_path):
+    before = dict(mpl.rcParams)
+    write_page(feature_page(make.stats(example_count=1)), tmp_path / "page.png")
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_module_brings_neither_pyplot_nor_torch():
+    code = (
+        "import sys, sae_analysis.visualizer; print({'matplotlib.pyplot', 'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_twelve_rows_a_summary_page():
+    assert pages.ROWS_PER_SUMMARY == 12
+    assert all(a != b for a, b in combinations([LIGHT.real, LIGHT.synthetic, LIGHT.positive, LIGHT.negative], 2))
