@@ -18,9 +18,9 @@ from sae_analysis.accumulators.exact import IntArray, run_starts
 
 Priority = npt.NDArray[np.uint64]
 
-_IGNORED_BITS = 4
-"""Low mantissa bits that do not count when magnitudes are ranked (2e-6 of the value): the same window in another
-batch differs by float32 rounding, and must not change rank for it."""
+_IGNORED_BITS = 10
+"""Low mantissa bits that do not count when magnitudes are ranked (1.2e-4 of the value): windows that begin alike have
+the same activations there but for float32 rounding, which differs from batch to batch and must not decide their rank."""
 
 _PAIR_SEQUENCE_BITS = 40
 """A pair of feature and window fits into 64 bits: 2^40 windows, 2^23 features."""
@@ -80,8 +80,8 @@ def _mix(state: Priority) -> Priority:
 class _Ranking:
     """For each feature the ``capacity`` pairs of highest priority, at most one per distinct window.
 
-    Order: priority, then place in the corpus. Windows of equal tokens are one window: the first in that order stands
-    for all.
+    Order: priority, then place in the corpus. Windows of equal tokens are one window: it has the highest priority and
+    the first place of its copies, whose values differ by rounding where they were run in different batches.
     """
 
     _COLUMNS = ("feature", "sequence", "position", "content", "priority")
@@ -134,7 +134,7 @@ class _Ranking:
         rows = {name: np.concatenate([part[name] for part in parts]) for name in self._COLUMNS}
         in_order = np.lexsort((rows["position"], rows["sequence"], ~rows["priority"], rows["feature"]))
         rows = {name: column[in_order] for name, column in rows.items()}
-        rows = _take(rows, _first_of_each(rows["feature"], rows["content"]))
+        rows = _merge_copies(rows)
         begins = np.searchsorted(rows["feature"], np.arange(len(self._admission) + 1))
         rank = np.arange(len(rows["feature"])) - begins[rows["feature"]]
         full = np.diff(begins) >= self.capacity
@@ -149,13 +149,16 @@ def _take(rows: dict[str, npt.NDArray], chosen: npt.NDArray) -> dict[str, npt.ND
     return {name: column[chosen] for name, column in rows.items()}
 
 
-def _first_of_each(feature: IntArray, content: Priority) -> npt.NDArray[np.bool_]:
-    """Mark the first row of each (feature, content), in the order given."""
-    by_pair = np.lexsort((np.arange(len(feature)), content, feature))
-    same = (feature[by_pair][1:] == feature[by_pair][:-1]) & (content[by_pair][1:] == content[by_pair][:-1])
-    marks = np.ones(len(feature), np.bool_)
-    marks[by_pair[1:][same]] = False
-    return marks
+def _merge_copies(rows: dict[str, npt.NDArray]) -> dict[str, npt.NDArray]:
+    """Keep the first row of each feature and content, in the order given, with the earliest place of them all."""
+    by_content = np.lexsort((rows["sequence"], rows["content"], rows["feature"]))
+    feature, content = rows["feature"][by_content], rows["content"][by_content]
+    starts = np.concatenate(([True], (feature[1:] != feature[:-1]) | (content[1:] != content[:-1])))[: len(feature)]
+    earliest = by_content[starts]
+    first = np.minimum.reduceat(by_content, np.flatnonzero(starts)) if len(by_content) else by_content
+    kept = np.argsort(first)
+    merged = _take(rows, first[kept])
+    return merged | {name: rows[name][earliest[kept]] for name in ("sequence", "position")}
 
 
 class ExampleStatistics:

@@ -1,0 +1,164 @@
+"""A second, slow opinion on ``real``: one window at a time, dense arrays, plain formulas, none of our streaming code.
+
+It reads the model through ``transformers`` and the SAE through ``torch.load`` and its published formula, holds every
+activation in memory, and compares each statistic of a finished analysis. Run on any dictionary_learning TopK SAE:
+
+    python tests/oracle.py --model FOLDER --sae FOLDER --corpus texts.jsonl --features 0-511
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sae_analysis.records import AnalysisResult, FeatureStats
+
+
+class Dense:
+    """Every activation of a corpus of JSON lines at the output of one decoder layer."""
+
+    def __init__(self, model: Path, sae: Path, corpus: Path, *, layer: int, seq_len: int, bos: bool, threads: int = 1):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.set_num_threads(threads)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        weights = {key: value.float() for key, value in torch.load(sae / "ae.pt", weights_only=True).items()}
+        prefix = [tokenizer.bos_token_id] if bos else []
+        length = seq_len - len(prefix)
+        self.windows, acts, errors, inputs = [], [], [], []
+        for line in corpus.read_text().splitlines():
+            ids = tokenizer(json.loads(line)["text"], add_special_tokens=False)["input_ids"]
+            self.windows += [ids[start : start + length] for start in range(0, len(ids), length)]
+        with torch.no_grad():
+            for window in self.windows:
+                states = network(torch.tensor([prefix + window]), output_hidden_states=True).hidden_states
+                x = states[layer + 1][0, len(prefix) :]
+                pre = (x - weights["b_dec"]) @ weights["encoder.weight"].T + weights["encoder.bias"]
+                top = pre.relu().topk(int(weights["k"]), dim=-1)
+                dense = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+                acts.append(dense.numpy())
+                errors.append(dense @ weights["decoder.weight"].T + weights["b_dec"] - x)
+                inputs.append(x)
+        self.acts = acts
+        self.special = set(tokenizer.all_special_ids)
+        self.keep = [np.array([index not in self.special for index in window]) for window in self.windows]
+        keep = torch.from_numpy(np.concatenate(self.keep))
+        x, error = torch.cat(inputs)[keep].double(), torch.cat(errors)[keep].double()
+        self.explained_variance = float(1 - error.square().sum() / (x - x.mean(0)).square().sum())
+
+    def differences(self, stats: FeatureStats) -> list[str]:
+        """Return what in one feature's statistics is not what the dense arrays say; means may differ by 1e-6."""
+        column = [dense[:, stats.feature_idx] * keep for dense, keep in zip(self.acts, self.keep, strict=True)]
+        values = np.concatenate(column)
+        active = values[values != 0]
+        tokens = np.concatenate([np.array(window) for window in self.windows])[values != 0]
+        found, expected = {}, {}
+
+        def compare(name: str, ours: object, theirs: object) -> None:
+            found[name], expected[name] = ours, theirs
+
+        compare("token_count", stats.token_count, int(sum(keep.sum() for keep in self.keep)))
+        compare("active_count", stats.active_count, len(active))
+        compare("max", np.float32(stats.max_activation).tolist(), close_to(stats.max_activation, max([0, *active])))
+        if len(active):
+            mean, std = active.astype(np.float64).mean(), active.astype(np.float64).std()
+            compare("mean", stats.mean_activation, close_to(stats.mean_activation, mean))
+            compare("std", stats.std_activation, close_to(stats.std_activation, std, 1e-5))
+            counts, _ = np.histogram(active, bins=np.array(stats.histogram.edges))
+            compare("histogram", stats.histogram.counts, tuple(counts.tolist()))
+        places = Counter(np.concatenate([np.flatnonzero(window) for window in column]).tolist())
+        edges = np.array(stats.position_histogram.edges)
+        by_bin = np.histogram(list(places.elements()), bins=edges)[0].tolist() if places else [0] * (len(edges) - 1)
+        compare("positions", list(stats.position_histogram.counts), by_bin)
+        by_token = Counter(tokens.tolist())
+        compare(
+            "top token counts",
+            [row.active_count for row in stats.top_tokens],
+            [
+                count
+                for _, count in sorted(by_token.items(), key=lambda item: (-item[1], item[0]))[: len(stats.top_tokens)]
+            ],
+        )
+        sums = defaultdict(list)
+        for token, value in zip(tokens.tolist(), active.tolist(), strict=True):
+            sums[token].append(value)
+        for row in stats.top_tokens:
+            compare(
+                f"mean on {row.token_id}",
+                row.mean_activation,
+                close_to(row.mean_activation, np.mean(sums[row.token_id])),
+            )
+        compare("examples", [(e.token_ids, e.peak_position) for e in stats.examples], self.strongest(column, stats))
+        return [
+            f"feature {stats.feature_idx} {name}: {found[name]} is not {expected[name]}"
+            for name in found
+            if found[name] != expected[name]
+        ]
+
+    def strongest(self, column: list[np.ndarray], stats: FeatureStats) -> list[tuple[tuple[int, ...], int]]:
+        """Return the windows of highest maximum, each content once, equal maxima (to 1.2e-4) in corpus order."""
+        peaks = [(float(window.max(initial=0)), index) for index, window in enumerate(column) if window.any()]
+        peaks.sort(key=lambda item: (-rounded(item[0]), item[1]))
+        chosen: dict[tuple[int, ...], int] = {}
+        for _, index in peaks:
+            content = tuple(self.windows[index])
+            if content not in chosen:
+                ranks = [rounded(float(value)) for value in column[index]]
+                chosen[content] = ranks.index(max(ranks))
+            if len(chosen) == len(stats.examples):
+                break
+        return list(chosen.items())
+
+
+def rounded(value: float) -> int:
+    """Return the bits of a float32 without its last ten, rounded: what counts as a tie."""
+    return (int(np.float32(value).view(np.uint32)) + 512) >> 10
+
+
+def close_to(ours: float | None, theirs: float, relative: float = 1e-6) -> float | None:
+    """Return ours if it is theirs within rounding, else theirs."""
+    return ours if ours is not None and abs(ours - theirs) <= relative * abs(theirs) else float(theirs)
+
+
+def disagreements(result: AnalysisResult, dense: Dense) -> list[str]:
+    """Return every difference between an analysis and the dense opinion."""
+    found = []
+    if abs(result.fit.explained_variance - dense.explained_variance) > 1e-6:
+        found.append(f"explained variance: {result.fit.explained_variance} is not {dense.explained_variance}")
+    for stats in result.features:
+        found += dense.differences(stats)
+    return found
+
+
+def main() -> int:
+    """Analyse, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "sae", "corpus"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--features", default="all")
+    options = parser.parse_args()
+
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.feature_selection import parse_features
+    from sae_analysis.language_model import hook_layer, load_model
+    from sae_analysis.real_activations import RealSettings, analyze
+    from sae_analysis.reconstruction import attach
+    from sae_analysis.sae_formats import load_sae
+
+    torch.set_num_threads(1)
+    site = attach(load_sae(options.sae), load_model(str(options.model), device="cpu"), None)
+    result = analyze(site, parse_features(options.features), Corpus(source=options.corpus), RealSettings())
+    layer = hook_layer(site.hook)
+    dense = Dense(options.model, options.sae, options.corpus, layer=layer, seq_len=128, bos=site.prepend_bos)
+    found = disagreements(result, dense)
+    print("\n".join(found[:40]))
+    print(f"{len(result.features)} features on {result.fit.token_count:,} tokens: {len(found)} disagreements")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,365 @@
+"""Every accumulator against brute force, and through one tester: any split, any order, any merge, state and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_analysis.accumulators import (
+    DictionaryStatistics,
+    ExampleStatistics,
+    FitStatistics,
+    PositionStatistics,
+    SparseActs,
+    TokenStatistics,
+    ValueStatistics,
+    Windows,
+    position_edges,
+)
+from sae_analysis.accumulators.exact import ExactSum, mantissas
+from sae_analysis.accumulators.examples import magnitude_priority
+
+FEATURES, VOCABULARY, SEQ_LEN, TOP, SAMPLED = 3, 5, 6, 2, 3
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a made-up corpus: its tokens, which of them count, and what fires where."""
+
+    sequence: int
+    ids: tuple[int, ...]
+    keep: tuple[bool, ...]
+    acts: dict[tuple[int, int], float]
+    """Value by (feature, position)."""
+
+
+VALUES = st.one_of(
+    st.sampled_from([1.0, 2.0, -1.0, 2.0**-149, 1e-38, 3.0e38, 1.0000001]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).filter(lambda value: value != 0),
+)
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> list[Window]:
+    windows = []
+    for sequence in range(draw(st.integers(0, 9))):
+        ids = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=SEQ_LEN))
+        keep = tuple(draw(st.booleans()) or position == 0 for position in range(len(ids)))
+        places = st.tuples(st.integers(0, FEATURES - 1), st.sampled_from([p for p, kept in enumerate(keep) if kept]))
+        acts = draw(st.dictionaries(places, VALUES, max_size=8))
+        windows.append(Window(sequence, tuple(ids), keep, acts))
+    return windows
+
+
+def as_batch(windows: list[Window]) -> SparseActs:
+    width = max(len(window.ids) for window in windows)
+    token_ids = np.full((len(windows), width), -1, np.int64)
+    keep = np.zeros((len(windows), width), np.bool_)
+    rows = []
+    for row, window in enumerate(windows):
+        token_ids[row, : len(window.ids)] = window.ids
+        keep[row, : len(window.ids)] = window.keep
+        rows += [(feature, row, position, value) for (feature, position), value in window.acts.items()]
+    rows.sort(key=lambda entry: (entry[1], entry[2]))
+    feature, row, position, value = np.array(rows, np.float64).reshape(-1, 4).T
+    return SparseActs(
+        feature=feature.astype(np.int64),
+        row=row.astype(np.int64),
+        position=position.astype(np.int64),
+        value=value.astype(np.float32),
+        windows=Windows(
+            sequence=np.array([window.sequence for window in windows], np.int64),
+            token_ids=token_ids,
+            keep=keep,
+            document=tuple(f"doc {window.sequence:06}" for window in windows),
+            start=np.array([7 * window.sequence for window in windows], np.int64),
+        ),
+    )
+
+
+class FitFromActs(FitStatistics):
+    """FitStatistics, fed per window with numbers that sum badly in floating point."""
+
+    def update(self, acts: SparseActs) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for sequence in acts.windows.sequence.tolist():
+            odd = 0.1 * 10.0 ** (sequence % 7)
+            super().update(
+                tokens=1,
+                active=2,
+                input_sum=np.array([odd, -odd / 3]),
+                squared_input=odd * odd,
+                squared_error=odd / 7,
+                cosine=0.3,
+            )
+
+
+MAKERS: dict[str, Callable[[], object]] = {
+    "values": lambda: ValueStatistics(FEATURES),
+    "tokens": lambda: TokenStatistics(FEATURES, VOCABULARY),
+    "positions": lambda: PositionStatistics(FEATURES, SEQ_LEN),
+    "examples": lambda: ExampleStatistics(FEATURES, TOP, SAMPLED, seed=3),
+    "dictionary": lambda: DictionaryStatistics(FEATURES, SEQ_LEN),
+    "fit": lambda: FitFromActs(2),
+}
+
+
+def outcome(accumulator: object) -> object:
+    """Everything an accumulator says, as plain comparable values; NaN equals NaN."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        if hasattr(value, "__dataclass_fields__"):
+            return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return value
+
+    if isinstance(accumulator, FitStatistics) and accumulator.token_count == 0:
+        return "empty"
+    arguments = (VOCABULARY,) if isinstance(accumulator, TokenStatistics) else ()
+    public = {name: plain(value) for name, value in vars(accumulator).items() if not name.startswith("_")}
+    return repr((plain(accumulator.finish(*arguments)), public))
+
+
+def run(make: Callable[[], object], parts: list[list[Window]]) -> object:
+    accumulator = make()
+    for part in parts:
+        if part:
+            accumulator.update(as_batch(part))
+    return accumulator
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@given(corpus=corpora(), data=st.data())
+def test_any_split_order_and_merge_gives_the_same_result(kind: str, corpus: list[Window], data: st.DataObject) -> None:
+    make = MAKERS[kind]
+    whole = outcome(run(make, [corpus]))
+    shuffled = data.draw(st.permutations(corpus))
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=len(corpus), max_size=len(corpus)))
+    shards = [[window for window, label in zip(shuffled, labels, strict=True) if label == shard] for shard in range(3)]
+
+    assert outcome(run(make, [[window] for window in shuffled])) == whole, "one window a batch"
+
+    left, middle, right = (run(make, [shard]) for shard in shards)
+    before = outcome(right)
+    middle.merge(right)
+    left.merge(middle)
+    assert outcome(left) == whole, "merged"
+    assert outcome(right) == before, "the merged one is unchanged"
+
+    first, second = run(make, [shards[0]]), run(make, [shards[1]])
+    second.merge(first)
+    if shards[2]:
+        second.update(as_batch(shards[2]))
+    assert outcome(second) == whole, "merge, then update"
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@given(corpus=corpora(), cut=st.integers(0, 9))
+def test_state_restores_an_accumulator_that_goes_on(kind: str, corpus: list[Window], cut: int) -> None:
+    make = MAKERS[kind]
+    paused = run(make, [corpus[:cut]])
+    state = {name: array.copy() for name, array in paused.state().items()}
+    assert all(array.dtype != object for array in state.values()), "states must be storable without pickling"
+    resumed = type(paused).from_state(state)
+    assert outcome(resumed) == outcome(paused)
+    if corpus[cut:]:
+        resumed.update(as_batch(corpus[cut:]))
+    assert outcome(resumed) == outcome(run(make, [corpus]))
+    assert all(np.array_equal(array, paused.state()[name]) for name, array in state.items()), (
+        "the original is unchanged"
+    )
+
+
+def fired(corpus: list[Window], feature: int) -> list[tuple[Window, int, np.float32]]:
+    return [
+        (window, position, np.float32(value))
+        for window in corpus
+        for (which, position), value in sorted(window.acts.items())
+        if which == feature
+    ]
+
+
+@given(corpus=corpora())
+def test_value_statistics_equal_brute_force(corpus: list[Window]) -> None:
+    statistics = run(MAKERS["values"], [corpus])
+    for feature, summary in enumerate(statistics.finish()):
+        values = np.array([value for _, _, value in fired(corpus, feature)], np.float32)
+        assert summary.active_count == len(values)
+        assert summary.negative_count == int((values < 0).sum())
+        assert statistics.maximum[feature] == max([0.0, *values])
+        assert statistics.minimum[feature] == min([0.0, *values])
+        if not len(values):
+            assert (summary.mean, summary.std, summary.quantiles, summary.histogram_counts) == (None, None, (), ())
+            continue
+        exact = [Fraction(float(value)) for value in values]
+        mean = sum(exact) / len(exact)
+        variance = sum((value - mean) ** 2 for value in exact) / len(exact)
+        assert summary.mean == float(mean), "rounded once"
+        assert summary.std == pytest.approx(float(variance) ** 0.5, rel=1e-12)
+        counts, _ = histogram_by_hand(values, summary.histogram_edges)
+        assert summary.histogram_counts == counts
+        assert sum(summary.histogram_counts) == len(values), "every value is counted"
+        ordered = np.sort(values.astype(np.float64))
+        for probability, found in summary.quantiles:
+            true = ordered[max(int(np.ceil(probability * len(ordered))), 1) - 1]
+            assert abs(found - true) <= max(abs(true) / 64, 2.0**-126 / 64)
+
+
+def histogram_by_hand(values: np.ndarray, edges: tuple[float, ...]) -> tuple[tuple[int, ...], None]:
+    """Count values in [a, b) above zero, and in (a, b] below: a magnitude on an edge belongs to the larger bin."""
+    counts = [0] * (len(edges) - 1)
+    for value in values.astype(np.float64):
+        for index, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            top = index == len(counts) - 1 and value == high
+            bottom = index == 0 and value == low
+            if (value > 0 and low <= value < high) or (value < 0 and low < value <= high) or top or bottom:
+                counts[index] += 1
+                break
+    return tuple(counts), None
+
+
+@given(corpus=corpora())
+def test_token_statistics_equal_brute_force(corpus: list[Window]) -> None:
+    statistics = run(MAKERS["tokens"], [corpus])
+    kept = [index for window in corpus for index, keep in zip(window.ids, window.keep, strict=True) if keep]
+    assert statistics.occurrences.tolist() == [kept.count(index) for index in range(VOCABULARY)]
+    for feature, rows in enumerate(statistics.finish(VOCABULARY)):
+        by_token: dict[int, list[Fraction]] = {}
+        for window, position, value in fired(corpus, feature):
+            by_token.setdefault(window.ids[position], []).append(Fraction(float(value)))
+        expected = [(index, len(values), float(sum(values) / len(values))) for index, values in by_token.items()]
+        assert list(rows) == sorted(expected, key=lambda row: (-row[1], row[0]))
+
+
+@given(corpus=corpora())
+def test_position_and_dictionary_statistics_equal_brute_force(corpus: list[Window]) -> None:
+    positions, dictionary = run(MAKERS["positions"], [corpus]), run(MAKERS["dictionary"], [corpus])
+    kept = [p for window in corpus for p, keep in enumerate(window.keep) if keep]
+    assert positions.token_counts.tolist() == [kept.count(position) for position in range(SEQ_LEN)]
+    for feature in range(FEATURES):
+        places = [position for _, position, _ in fired(corpus, feature)]
+        assert positions.counts[feature].tolist() == [places.count(position) for position in range(SEQ_LEN)]
+        magnitudes = [abs(value) for _, _, value in fired(corpus, feature)]
+        assert dictionary.active_counts[feature] == len(magnitudes)
+        assert dictionary.max_magnitudes[feature] == max([0.0, *magnitudes])
+    everything = [position for feature in range(FEATURES) for _, position, _ in fired(corpus, feature)]
+    l0 = dictionary.finish()[2]
+    assert l0.tolist() == [everything.count(p) / max(kept.count(p), 1) for p in range(SEQ_LEN)]
+
+
+@given(corpus=corpora())
+def test_strongest_examples_equal_brute_force(corpus: list[Window]) -> None:
+    for feature, (strongest, _) in enumerate(run(MAKERS["examples"], [corpus]).finish()):
+        ranked = sorted(
+            fired(corpus, feature),
+            key=lambda entry: (-int(magnitude_priority(np.array([entry[2]]))[0]), entry[0].sequence, entry[1]),
+        )
+        expected, seen = [], set()
+        for window, _, _ in ranked:
+            if window.ids not in seen:
+                seen.add(window.ids)
+                copies = [entry for entry in ranked if entry[0].ids == window.ids]
+                earliest = min(copy.sequence for copy, _, _ in copies)
+                expected.append(next((copy, place) for copy, place, _ in copies if copy.sequence == earliest))
+        assert len(strongest) == min(TOP, len(expected))
+        for held, (window, position) in zip(strongest, expected, strict=False):
+            assert (held.sequence, held.peak) == (window.sequence, position)
+            assert held.token_ids.tolist() == list(window.ids)
+            dense = [np.float32(window.acts.get((feature, place), 0.0)) for place in range(len(window.ids))]
+            assert held.activations.tolist() == [float(value) for value in dense]
+            assert (held.document, held.start) == (f"doc {window.sequence:06}", 7 * window.sequence)
+
+
+@given(corpus=corpora())
+def test_sampled_examples_are_distinct_windows_on_which_the_feature_fires(corpus: list[Window]) -> None:
+    for feature, (_, sample) in enumerate(run(MAKERS["examples"], [corpus]).finish()):
+        windows = {window.ids for window, _, _ in fired(corpus, feature)}
+        assert len(sample) == min(SAMPLED, len(windows))
+        assert len({tuple(held.token_ids.tolist()) for held in sample}) == len(sample)
+        assert all(held.activations[held.peak] != 0 for held in sample)
+
+
+def test_sampling_is_uniform_over_windows() -> None:
+    """Of 40 windows that fire once, each is held about equally often over 600 seeds."""
+    corpus = [Window(n, (n % 5, n // 5 % 5, n // 25), (True,) * 3, {(0, 0): float(n + 1)}) for n in range(40)]
+    batch = as_batch(corpus)
+    held = np.zeros(40)
+    for seed in range(600):
+        statistics = ExampleStatistics(1, 1, 10, seed)
+        statistics.update(batch)
+        held[[example.sequence for example in statistics.finish()[0][1]]] += 1
+    assert held.sum() == 600 * 10
+    assert np.all(np.abs(held - 150) < 5 * np.sqrt(150 * 0.75)), "five standard deviations"
+
+
+def test_padding_does_not_change_what_a_window_is() -> None:
+    """The same window in two batches of different widths is one window."""
+    short = Window(0, (1, 2), (True, True), {(0, 0): 1.0})
+    again = Window(1, (1, 2), (True, True), {(0, 0): 1.0})
+    longer = Window(2, (1, 2, 0), (True,) * 3, {(0, 0): 1.0})
+    statistics = run(lambda: ExampleStatistics(1, 5, 5, 0), [[short], [again, longer]])
+    assert [held.sequence for held in statistics.finish()[0][0]] == [0, 2]
+
+
+def test_rounding_differences_between_batches_do_not_reorder_ties() -> None:
+    value = np.float32(3.7)
+    neighbour = np.nextafter(value, np.float32(4))
+    early = Window(0, (1, 2), (True, True), {(0, 0): float(value)})
+    late = Window(1, (2, 1), (True, True), {(0, 0): float(neighbour)})
+    strongest, _ = run(lambda: ExampleStatistics(1, 1, 1, 0), [[late], [early]]).finish()[0]
+    assert strongest[0].sequence == 0
+
+
+def test_memory_of_examples_does_not_grow_with_the_stream() -> None:
+    statistics = ExampleStatistics(2, TOP, SAMPLED, 0)
+    sizes = []
+    for begin in range(0, 60_000, 2_000):
+        windows = [
+            Window(n, (n % 5, n // 5 % 5), (True, True), {(n % 2, 0): float(n % 977 + 1)})
+            for n in range(begin, begin + 2_000)
+        ]
+        statistics.update(as_batch(windows))
+        sizes.append(sum(array.nbytes for array in statistics.state().values()))
+    assert max(sizes) <= max(sizes[:3]) * 1.05
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_mantissas_give_back_the_value(values: list[float]) -> None:
+    mantissa, shift = mantissas(np.array(values, np.float32))
+    rebuilt = [Fraction(int(m)) * 2 ** int(s) / 2**149 for m, s in zip(mantissa, shift, strict=True)]
+    assert rebuilt == [Fraction(value) for value in values]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300), max_size=20))
+def test_exact_sum_is_the_true_sum_rounded_once(values: list[float]) -> None:
+    total = ExactSum(1)
+    for value in values:
+        total.add(np.array([value]))
+    assert total.values()[0] == float(sum((Fraction(value) for value in values), Fraction(0)))
+
+
+@given(st.integers(1, 600))
+def test_position_bins_cover_every_position_once(seq_len: int) -> None:
+    edges = position_edges(seq_len)
+    assert edges[0] == 0
+    assert edges[-1] == seq_len
+    assert len(edges) - 1 == min(seq_len, 64)
+    widths = np.diff(edges)
+    assert widths.min() >= 1
+    assert widths.max() - widths.min() <= 1
+
+
+def test_fit_of_a_constant_input_is_not_a_number_and_of_nothing_an_error() -> None:
+    fit = FitStatistics(2)
+    with pytest.raises(ZeroDivisionError):
+        fit.finish()
+    fit.update(tokens=2, active=0, input_sum=np.array([2.0, 4.0]), squared_input=10.0, squared_error=0.0, cosine=2.0)
+    explained, cosine, l0 = fit.finish()
+    assert np.isnan(explained)
+    assert (cosine, l0) == (1.0, 0.0)
