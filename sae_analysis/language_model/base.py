@@ -58,6 +58,9 @@ class LanguageModel(ABC):
     d_vocab: int
     """Number of logits."""
 
+    context_length: int | None
+    """Most tokens that the model was made for, where its configuration says so."""
+
     tokens: TokenText
     """Ids to text and back."""
 
@@ -125,7 +128,7 @@ class LanguageModel(ABC):
             with _Tapped(self.tap(hook), stop):
                 self.forward(ids)
         except _Stop:
-            return found[0].flatten(2)
+            return found[0].reshape(*ids.shape, -1)  # heads side by side; OPT's MLP lays the batch out flat
         raise ModelError(f"Hook '{hook}' of {self.name} was never reached by the forward pass: choose another.")
 
     def logits(
@@ -134,7 +137,8 @@ class LanguageModel(ABC):
         """Return the logits with the activations at a hook replaced by ``replace`` of them."""
 
         def edit(activation: Tensor) -> Tensor:
-            return replace(activation.flatten(2)).reshape(activation.shape).to(activation.dtype)
+            edited = replace(activation.reshape(*ids.shape, -1))
+            return edited.reshape(activation.shape).to(activation.dtype)
 
         with _Tapped(self.tap(hook), edit):
             return self.forward(ids)

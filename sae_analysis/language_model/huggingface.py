@@ -23,7 +23,7 @@ _ATTENTION_OUTPUTS = (
     "self_attention.dense",
 )
 _MLP_OUTPUTS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc_out", "mlp.fc2", "fc2")
-_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "layer_norm")
 _HUB_PATIENCE = 10.0
 """Seconds to wait for the hub before going on with what is cached."""
 
@@ -43,6 +43,7 @@ class HuggingFaceModel(LanguageModel):
         self.name, self.module = name, module.eval().requires_grad_(False)
         self.tokens = TokenText(tokenizer)
         self.d_model = config.hidden_size
+        self.context_length = getattr(config, "max_position_embeddings", None)
         self.d_vocab = module.get_output_embeddings().weight.shape[0]
         settings = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE_SETTINGS}
         self.fingerprint = fingerprint(settings, module)
@@ -50,6 +51,7 @@ class HuggingFaceModel(LanguageModel):
         self.bos_reason = "its tokenizer adds one" if self.prepends_bos else "its tokenizer adds none"
         self._stack_path, self._layers = _layer_stack(module, config.num_hidden_layers, name)
         self._taps = _taps(self._layers, self.d_model)
+        self._final_norm()  # a model without one should say so now, not after the corpus has been read
 
     def hooks(self) -> Mapping[str, Tap]:
         """Return every hook by name, in the order of the forward pass."""
@@ -89,9 +91,10 @@ def _taps(layers: nn.ModuleList, d_model: int) -> dict[str, Tap]:
     taps = {}
     for index, layer in enumerate(layers):
         named = dict(layer.named_modules())
-        # Gemma 2 and its kin normalise what attention and MLP add to the residual stream.
-        attention_norm = named.get("post_attention_layernorm") if "pre_feedforward_layernorm" in named else None
-        mlp_norm = named.get("post_feedforward_layernorm")
+        # Gemma 2, OLMo 2, GLM-4 and their kin normalise what attention and MLP add to the residual stream. What is
+        # called post_attention_layernorm does so only where there is a second one; else it stands before the MLP.
+        mlp_norm = _first(named, ("post_feedforward_layernorm", "post_mlp_layernorm"))
+        attention_norm = _first(named, ("post_self_attn_layernorm", "post_attention_layernorm")) if mlp_norm else None
         at = f"blocks.{index}."
         taps[at + "hook_resid_pre"] = Tap(module=layer, side="input", width=d_model)
         if output := _first(named, _ATTENTION_OUTPUTS):
@@ -99,8 +102,7 @@ def _taps(layers: nn.ModuleList, d_model: int) -> dict[str, Tap]:
             taps[at + "hook_attn_out"] = Tap(module=attention_norm or output, side="output", width=d_model)
         if output := _first(named, _MLP_OUTPUTS):
             taps[at + "mlp.hook_post"] = _before_output(output, is_linear=mlp_norm is None)
-            mlp = mlp_norm or named.get("mlp", output)
-            taps[at + "hook_mlp_out"] = Tap(module=mlp, side="output", width=d_model)
+            taps[at + "hook_mlp_out"] = Tap(module=mlp_norm or output, side="output", width=d_model)
         taps[at + "hook_resid_post"] = Tap(module=layer, side="output", width=d_model)
     return taps
 
@@ -156,7 +158,7 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _explain(name: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [""])[0].rstrip(". ") or type(error).__name__
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".: ") or type(error).__name__
     if Path(name).is_dir():
         return f"Model folder {name} cannot be loaded: {reason}. It needs config.json, tokenizer and safetensors."
     return (

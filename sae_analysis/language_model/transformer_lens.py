@@ -34,6 +34,7 @@ class TransformerLensModel(LanguageModel):
         self.name, self.module = name, module.eval().requires_grad_(False)
         self.tokens = TokenText(module.tokenizer)
         self.d_model, self.d_vocab = module.cfg.d_model, module.cfg.d_vocab
+        self.context_length = module.cfg.n_ctx
         numbers = {key: value for key, value in vars(module.cfg).items() if isinstance(value, (int, float, str))}
         self.fingerprint = fingerprint({k: v for k, v in numbers.items() if k not in ("device", "dtype")}, module)
         self.prepends_bos = bool(getattr(module.cfg, "default_prepend_bos", True))
@@ -50,10 +51,11 @@ class TransformerLensModel(LanguageModel):
             return Tap(module=hook, side="output", width=cfg.d_model)
         if place == "attn.hook_z":
             weights = block.attn.W_O.reshape(-1, cfg.d_model)
-            return Tap(module=hook, side="output", width=len(weights), to_residual=weights)
+            linear = not hasattr(block, "ln1_post")  # Gemma 2 normalises what attention adds
+            return Tap(module=hook, side="output", width=len(weights), to_residual=weights, is_linear=linear)
         if place in ("mlp.hook_pre", "mlp.hook_post"):
             weights = block.mlp.W_out
-            linear = place == "mlp.hook_post"
+            linear = place == "mlp.hook_post" and not hasattr(block, "ln2_post")
             return Tap(module=hook, side="output", width=len(weights), to_residual=weights, is_linear=linear)
         if place in ("ln1.hook_normalized", "ln2.hook_normalized"):
             return Tap(module=hook, side="output", width=cfg.d_model, is_linear=False)
