@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from sae_analysis.errors import FeatureError
@@ -17,8 +18,8 @@ class FeatureSelection:
     """Features asked for by number, or by a rule that the SAE or the data answers."""
 
     kind: Literal["indices", "all", "random", "top-density", "top-maximum", "dead"]
-    indices: tuple[int, ...] = ()
-    """Features asked for by number, in the order given, each once."""
+    ranges: tuple[range, ...] = ()
+    """Features asked for by number, in the order given; not written out, for a slip can name a thousand million."""
 
     count: int = 0
     """Number of features that a rule is to choose."""
@@ -29,15 +30,17 @@ class FeatureSelection:
         return self.kind in ("top-density", "top-maximum", "dead")
 
     def before_data(self, d_sae: int, seed: int) -> tuple[int, ...]:
-        """Return the features to measure: those meant, or all where the data decides later.
+        """Return the features to measure, each once: those meant, or all where the data decides later.
 
         Raises:
             FeatureError: a number beyond the SAE's last feature, or more features than it has.
         """
         if self.kind == "indices":
-            if outside := [index for index in self.indices if index >= d_sae]:
-                raise FeatureError(f"Feature {outside[0]} does not exist: the SAE has features 0 to {d_sae - 1}.")
-            return self.indices
+            for asked in self.ranges:
+                if asked.start < 0 or asked.stop > d_sae:
+                    outside = asked.start if asked.start < 0 else max(asked.start, d_sae)
+                    raise FeatureError(f"Feature {outside} does not exist: the SAE has features 0 to {d_sae - 1}.")
+            return tuple(dict.fromkeys(chain.from_iterable(self.ranges)))
         if self.count > d_sae:
             raise FeatureError(f"--features asks for {self.count} features: the SAE has {d_sae}. Ask for fewer.")
         if self.kind == "random":
@@ -72,14 +75,14 @@ def parse_features(text: str) -> FeatureSelection:
     text = text.strip()
     if text == "all":
         return FeatureSelection(kind="all")
-    if match := re.fullmatch(r"(random|top|dead):(\d+)(:max)?", text, re.ASCII):
+    if match := re.fullmatch(r"(random|top|dead):(\d{1,9})(:max)?", text, re.ASCII):
         rule, count, by_maximum = match[1], int(match[2]), match[3] is not None
         if count < 1 or (by_maximum and rule != "top"):
             raise FeatureError(f"--features '{text}' asks for nothing that exists: expected {GRAMMAR}.")
         if rule == "top":
             return FeatureSelection(kind="top-maximum" if by_maximum else "top-density", count=count)
         return FeatureSelection(kind="random" if rule == "random" else "dead", count=count)
-    indices: dict[int, None] = {}
+    ranges: list[range] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip(), re.ASCII)
         if not match:
@@ -87,5 +90,5 @@ def parse_features(text: str) -> FeatureSelection:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise FeatureError(f"--features '{text}' has the empty range {part.strip()}: write {last}-{first}.")
-        indices.update(dict.fromkeys(range(first, last + 1)))
-    return FeatureSelection(kind="indices", indices=tuple(indices))
+        ranges.append(range(first, last + 1))
+    return FeatureSelection(kind="indices", ranges=tuple(ranges))
