@@ -8,7 +8,7 @@ from torch import nn
 
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
-from sae_analysis.errors import CorpusError
+from sae_analysis.errors import CorpusError, ModelError
 from sae_analysis.feature_selection import FeatureSelection, parse_features
 from sae_analysis.language_model import LanguageModel, load_model
 from sae_analysis.provenance import describe_run
@@ -50,7 +50,7 @@ def analyze_real_activations(
     if isinstance(feature_indices, str):
         selection = parse_features(feature_indices)
     else:
-        selection = FeatureSelection(kind="indices", indices=tuple(dict.fromkeys(feature_indices)))
+        selection = FeatureSelection(kind="indices", ranges=tuple(range(index, index + 1) for index in feature_indices))
     documents = Corpus(source=corpus) if isinstance(corpus, (str, Path)) else corpus
     site = attach(sae_model, transformer_model, hook, settings.bos)
     return analyze(site, selection, documents, settings, progress=progress).by_feature()
@@ -71,6 +71,7 @@ def analyze(
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
     """
     features = selection.before_data(site.sae.dict_size, settings.seed)
+    _check_window(site.model, settings.windowing.seq_len)
     stream = TokenStream(documents, site.model.tokens, settings.windowing, prepend_bos=site.prepend_bos)
     collected = accumulate(site, features, stream, settings, progress)
     fit = _fit(collected.fit, stream)
@@ -91,6 +92,13 @@ def analyze(
         dictionary=dictionary_stats(site, collected),
         features=feature_stats(site, features, chosen, collected, settings),
     )
+
+
+def _check_window(model: LanguageModel, seq_len: int) -> None:
+    if model.context_length is not None and seq_len > model.context_length:
+        raise ModelError(
+            f"--seq-len {seq_len} is more than {model.name} was made for: give at most {model.context_length}."
+        )
 
 
 def _fit(statistics: FitStatistics, stream: TokenStream) -> Fit:
