@@ -40,6 +40,7 @@ MIN_TOKENS = 16
 """Fewest kept tokens that statistics are made from."""
 
 _DOCUMENTS_AT_ONCE = 32
+_BYTE_ORDER_MARK = "\ufeff"
 _BATCHES_SORTED = 64
 """Windows of this many batches are sorted by length before they are batched, which saves padding."""
 
@@ -193,7 +194,7 @@ def _read_file(path: Path, name: str, text_unit: TextUnit, text_field: str) -> I
 
 def _read_text(path: Path, name: str, text_unit: TextUnit) -> Iterator[Document]:
     if text_unit == "file":
-        yield Document(name=name, text=path.read_bytes().decode("utf-8-sig"))
+        yield Document(name=name, text=_whole(path))
         return
     paragraph: list[str] = []
     number = 0
@@ -209,17 +210,22 @@ def _read_text(path: Path, name: str, text_unit: TextUnit) -> Iterator[Document]
         yield Document(name=f"{name}#{number + 1}", text="".join(paragraph).rstrip("\r\n"))
 
 
+def _whole(path: Path) -> str:
+    """Decode a file; a byte order mark is no text, but it counts in an error's offset."""
+    return path.read_bytes().decode().removeprefix(_BYTE_ORDER_MARK)
+
+
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
     """Decode line by line, so that an error knows its offset in the file."""
     offset = 0
     for line in lines:
         try:
-            text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+            text = line.decode()
         except UnicodeDecodeError as error:
-            error.start += offset
             error.object = b"\0" * offset + line
+            error.start += offset
             raise
-        yield text
+        yield text if offset else text.removeprefix(_BYTE_ORDER_MARK)
         offset += len(line)
 
 
@@ -229,19 +235,21 @@ def _read_json_lines(path: Path, name: str, text_field: str) -> Iterator[Documen
             if line.strip():
                 try:
                     item = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # the latter for brackets without end
+                    reason = getattr(error, "msg", str(error))
                     raise CorpusError(
-                        f"Corpus {path} line {number} is not JSON: {error.msg}. Mend or remove the line."
+                        f"Corpus {path} line {number} is not JSON: {reason}. Mend or remove the line."
                     ) from None
                 yield Document(name=f"{name}#{number}", text=_text_of(item, text_field, f"{path} line {number}"))
 
 
 def _read_json_list(path: Path, name: str, text_field: str) -> Iterator[Document]:
+    text = _whole(path)
     try:
-        items = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"Corpus {path} is not JSON: {error.msg} at line {error.lineno}. A file of one object a line is .jsonl."
+            f"Corpus {path} is not JSON: {_first_line(error)}. A file of one object a line is .jsonl."
         ) from None
     if not isinstance(items, list):
         raise CorpusError(f"Corpus {path} holds a JSON {type(items).__name__}: expected a list of texts or objects.")
@@ -420,8 +428,8 @@ class TokenStream:
         left = self._windowing.max_tokens
         for window in windows:
             if left is not None:
+                self.truncated = len(window.ids) > left
                 if left == 0:
-                    self.truncated = True
                     return
                 window.ids = window.ids[:left]
                 left -= len(window.ids)
