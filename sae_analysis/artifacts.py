@@ -22,7 +22,8 @@ def write_result(result: AnalysisResult, path: Path) -> None:
     features = ",\n".join(_dump(feature) for feature in sections.pop("features"))
     head = {"schema_version": sections.pop("schema_version"), **sections}
     lines = ",\n".join(f"{_dump(name)}: {_dump(content)}" for name, content in head.items())
-    write_whole(path, f'{{{lines},\n"features": [\n{features}\n]}}\n'.encode())
+    text = f'{{{lines},\n"features": [\n{features}\n]}}\n'
+    write_whole(path, text.encode(errors="backslashreplace"))  # a file name that is no UTF-8 becomes JSON's \udce4
 
 
 def read_result(path: Path) -> AnalysisResult:
@@ -35,7 +36,7 @@ def read_result(path: Path) -> AnalysisResult:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise OutputError(f"Result {path} cannot be read: {error.strerror}. Give a real.json.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OutputError(f"Result {path} is not JSON: it is damaged or cut short. Run the analysis again.") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -44,7 +45,7 @@ def read_result(path: Path) -> AnalysisResult:
         )
     try:
         return _record(content, AnalysisResult)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(f"Result {path} lacks what it should hold ({error}). Run the analysis again.") from None
 
 

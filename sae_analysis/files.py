@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sae_analysis.errors import OutputError
@@ -37,7 +38,9 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written: {error.strerror}. Free space or choose another --output."
         ) from None
+    finally:
+        with suppress(OSError):  # whatever ended the writing, Ctrl-C included, leaves no part behind
+            temporary.unlink(missing_ok=True)
