@@ -63,16 +63,18 @@ class Checkpoint:
             SAEFormatError: missing, damaged, ambiguous, or holding objects that would have to be executed.
         """
         weights = _weight_file(path)
+        config_file = next((weights.parent / name for name in _CONFIG_NAMES if (weights.parent / name).is_file()), None)
         try:
             tensors = _read_tensors(weights)
             sha256 = _sha256(weights)
+            config = _read_config(config_file) if config_file else {}
         except OSError as error:
-            raise SAEFormatError(f"SAE {weights} cannot be read: {error.strerror or error}. Check the file.") from None
-        config_file = next((weights.parent / name for name in _CONFIG_NAMES if (weights.parent / name).is_file()), None)
+            at = error.filename or weights
+            raise SAEFormatError(f"SAE {at} cannot be read: {error.strerror or error}. Check the file.") from None
         return cls(
             path=weights,
             tensors=tensors,
-            config=_read_config(config_file) if config_file else {},
+            config=config,
             config_name=config_file.name if config_file else "",
             sha256=sha256,
         )
@@ -81,6 +83,20 @@ class Checkpoint:
         """Return a one-element tensor's value, or None if there is no such key."""
         value = self.tensors.get(key)
         return None if value is None or value.numel() != 1 else float(value)
+
+    def shaped(self, key: str, dimensions: int) -> Tensor:
+        """Return a tensor that must have that many dimensions.
+
+        Raises:
+            SAEFormatError: it has another number.
+        """
+        value = self.tensors[key]
+        if value.ndim != dimensions:
+            raise SAEFormatError(
+                f"SAE {self.path} has a {key} of shape {tuple(value.shape)}: expected {dimensions} dimensions. "
+                "The file is damaged or of another layout."
+            )
+        return value
 
 
 def _weight_file(path: Path) -> Path:

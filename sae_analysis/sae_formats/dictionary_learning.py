@@ -24,15 +24,15 @@ def read(checkpoint: Checkpoint) -> Recognised | None:
     """Read an AutoEncoderTopK (topk(relu(W(x - b_dec) + b))) or an AutoEncoder (relu(W(x - bias) + b)).
 
     Raises:
-        SAEFormatError: the configuration names a class that is not supported, or k is missing.
+        SAEFormatError: the configuration names a class that is not supported, or weights of unusable shapes.
     """
     trainer = checkpoint.config.get("trainer", {})
     named = trainer.get("dict_class") if isinstance(trainer, Mapping) else None
     keys = checkpoint.tensors.keys()
     if keys >= _TOPK_KEYS and named in (None, "AutoEncoderTopK"):
         name, bias, k = "AutoEncoderTopK", "b_dec", checkpoint.scalar("k")
-        if k is None:
-            raise SAEFormatError(f"SAE {checkpoint.path} has a k that is no single number: its file is damaged.")
+        if k is None or not k.is_integer():
+            raise SAEFormatError(f"SAE {checkpoint.path} has a k that is no whole number: its file is damaged.")
         rule = TopK(int(k))
     elif keys >= _RELU_KEYS and "k" not in keys and named in (None, "AutoEncoder"):
         name, bias, rule = "AutoEncoder", "bias", ReLU()
@@ -46,10 +46,10 @@ def read(checkpoint: Checkpoint) -> Recognised | None:
     evidence = f"keys {', '.join(sorted(_TOPK_KEYS if bias == 'b_dec' else _RELU_KEYS))}"
     return Recognised(
         sae=SparseAutoencoder(
-            W_enc=checkpoint.tensors["encoder.weight"].T,
-            b_enc=checkpoint.tensors["encoder.bias"],
-            W_dec=checkpoint.tensors["decoder.weight"].T,
-            b_dec=checkpoint.tensors[bias],
+            W_enc=checkpoint.shaped("encoder.weight", 2).T,
+            b_enc=checkpoint.shaped("encoder.bias", 1),
+            W_dec=checkpoint.shaped("decoder.weight", 2).T,
+            b_dec=checkpoint.shaped(bias, 1),
             rule=rule,
             subtract_b_dec=True,
         ),
@@ -66,6 +66,7 @@ def _metadata(trainer: Mapping[str, Any], buffer: Any) -> dict[str, Any]:  # noq
         metadata["hook"] = _HOOKS[match[1]].format(layer)
     if isinstance(name := trainer.get("lm_name"), str):
         metadata["model"] = name
-    if isinstance(buffer, Mapping) and isinstance(added := buffer.get("add_special_tokens"), bool):
-        metadata["prepend_bos"] = added
+    # True leaves BOS to the tokenizer, and many add none; only False says what the SAE was trained on.
+    if isinstance(buffer, Mapping) and buffer.get("add_special_tokens") is False:
+        metadata["prepend_bos"] = False
     return metadata
