@@ -84,6 +84,7 @@ def logit_effects(site: Site, features: Sequence[int], most: int) -> Iterator[Lo
 
 
 def _summarise(effects: Float[Tensor, " vocab"], tokens: TokenText, most: int) -> LogitEffects:
+    most = min(most, len(effects))
     up, down = effects.topk(most), effects.topk(most, largest=False)
     values = effects.double().cpu().numpy()
     centred = values - values.mean()

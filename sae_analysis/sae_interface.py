@@ -137,7 +137,8 @@ class SparseAutoencoder(nn.Module):
         x = x.float()
         if self.subtract_b_dec:
             x = x - self.b_dec
-        return torch.addmm(self.b_enc, x.flatten(0, -2), self.W_enc).unflatten(0, x.shape[:-1])
+        flat = torch.addmm(self.b_enc, x.reshape(-1, x.shape[-1]), self.W_enc)
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
     def decode(self, features: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """Return the reconstruction of dense activations."""
@@ -224,7 +225,8 @@ class UnifiedSAEInterface:
             features = self.model.rule(pre_activation)
         else:
             features, pre_activation = self._encode_foreign(x)
-        k = self.k or int((features != 0).sum(-1).max())
+        active = (features != 0).sum(-1)
+        k = self.k or (int(active.max()) if active.numel() else 0)
         top_indices = features.abs().topk(k, dim=-1).indices
         return SAEOutput(
             sparse_features=features,
@@ -294,17 +296,26 @@ class UnifiedSAEInterface:
             )
 
     def _encode_foreign(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Call a foreign ``encode``; where it has no method for pre-activations, its linear part gives them."""
+        """Call a foreign ``encode``; where it has no method for pre-activations, its linear part gives them.
+
+        Some modules subtract the decoder's bias first and some do not; what fired shows which.
+        """
         foreign: Any = self.model
         encoded = foreign.encode(x.float())
         features = encoded if isinstance(encoded, Tensor) else encoded[0]
         if hasattr(foreign, "pre_activation"):
             return features, foreign.pre_activation(x.float())
-        bias = getattr(foreign, "b_enc", None)
-        if bias is None:
-            bias = getattr(getattr(foreign, "encoder", None), "bias", None)
         pre_activation = x.float() @ self.encoder_weights
-        return features, pre_activation if bias is None else pre_activation + bias
+        if (b_enc := _bias(foreign, "b_enc", "encoder.bias")) is not None:
+            pre_activation = pre_activation + b_enc
+        b_dec = _bias(foreign, "b_dec", "bias", "decoder.bias")
+        if b_dec is not None and len(b_dec) == self.activation_dim:
+            subtracted = pre_activation - b_dec @ self.encoder_weights
+            fired = features != 0
+            misfits = [(found - features)[fired].abs().sum() for found in (pre_activation, subtracted)]
+            if misfits[1] < misfits[0]:
+                pre_activation = subtracted
+        return features, pre_activation
 
 
 def _weight(module: nn.Module, free: str, linear: str, layer: str) -> Tensor:
@@ -314,3 +325,14 @@ def _weight(module: nn.Module, free: str, linear: str, layer: str) -> Tensor:
     if isinstance(found := getattr(getattr(module, layer, None), "weight", None), Tensor):
         return found.detach().float().T
     raise SAEFormatError(f"{type(module).__name__} has neither {free} nor {linear}: name its weights so.")
+
+
+def _bias(module: nn.Module, *paths: str) -> Tensor | None:
+    """Return the first vector found under these names."""
+    for path in paths:
+        found: Any = module
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, Tensor) and found.ndim == 1:
+            return found.detach().float()
+    return None
