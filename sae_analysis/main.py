@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.feature_selection import GRAMMAR
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+_MOST_DIGITS = 12
+"""Longest number that is taken for one; what is longer is a slip of the hand and would not fit into memory."""
 
 _DEMO_NAMES = {
     "model": "SmolLM2-135M-Instruct (embedded default)",
@@ -27,26 +31,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except SAEAnalysisError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("Interrupted; what was written before is whole.", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+def _print_error(message: str) -> None:
+    """Print one line, whatever a library put into its message."""
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+
+
 # --- arguments -----------------------------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error without the usage and exit."""
+        _print_error(f"{message} (see {self.prog} --help)")
+        raise SystemExit(EXIT_USER_ERROR)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sae-analysis", description="What SAE features do on real text, and what they could do."
-    )
+    parser = _Parser(prog="sae-analysis", description="What SAE features do on real text, and what they could do.")
     modes = parser.add_subparsers(required=True, metavar="MODE")
     real = modes.add_parser(
         "real",
         help="what each feature does on real text",
         description="Run text through a model and an SAE; write pictures and JSON of what each feature does.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     real.set_defaults(run=_run_real)
     _add_subject_options(real)
@@ -111,14 +134,18 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--verbose", action="store_true", help="say more about what happens")
 
 
+def _is_whole(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not _is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
     return int(text)
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
+    if not _is_whole(text):
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got '{text}'")
     return int(text)
 
