@@ -126,7 +126,7 @@ def stats(
         "mean_activation": 0.256 * scale,
         "std_activation": 0.162 * scale,
         "max_activation": scale,
-        "quantiles": ((0.25, 0.12 * scale), (0.5, 0.2 * scale), (0.9, 0.48 * scale), (0.99, 0.9 * scale)),
+        "quantiles": ((0.25, 0.12 * scale), (0.5, 0.2 * scale), (0.95, 0.48 * scale), (0.99, 0.9 * scale)),
         "histogram": histogram(fired),
         "position_histogram": replace(positions, counts=tuple(100 + 20 * at for at in range(16))),
         "position_token_counts": (62_500,) * 16,

@@ -33,6 +33,7 @@ from sae_analysis.visualizer import (
     visualize_features,
     write_page,
 )
+from sae_analysis.visualizer import tokens as tokens_module
 from sae_analysis.visualizer.panels import MOST_LINES, activation_scale
 from sae_analysis.visualizer.plots import bin_position
 from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour
@@ -142,7 +143,7 @@ def test_a_character_without_glyph_is_shown_as_its_code_point():
 
 
 def test_a_machine_without_the_noto_fonts_shows_code_points(monkeypatch):
-    bare = fonts.font_files()[-1:]
+    bare = tuple(path for path in fonts.font_files() if "DejaVu" in path)
     caches = (fonts._font_for, fonts.shape, fonts._open_fonts)
     for cache in caches:
         cache.cache_clear()
@@ -225,6 +226,12 @@ def test_a_short_window_is_shown_whole():
     assert text.replace(" ", "") == "".join(tokens).replace(" ", "")
 
 
+@given(st.lists(st.text(alphabet="aZ9 .,-\n\t\xa0é“ЖΩ水あ한。\u3000", max_size=8), max_size=6))
+def test_tokens_set_one_by_one_are_as_when_set_together(tokens):
+    together = tokens_module._with_breaks(tokens_module._pieces_together(tokens, spaces_shown=False))
+    assert pieces_of(tokens) == together
+
+
 def test_a_label_is_cut_at_its_end():
     line = set_label("x" * 80, 60, 10)
     assert line.width <= 60
@@ -269,7 +276,7 @@ def test_the_header_names_where_the_numbers_come_from():
 
 def test_the_statistics_are_those_of_the_record():
     said = words(feature_page(make.stats(), HEADER), "statistics")
-    for part in ("0.312 %", "99.7 % sparse", "10.0", "2.56", "± 1.62", "2.00", "90 % ≤ 4.80", "1.00", "0.812", "0.713",
+    for part in ("0.312 %", "99.7 % sparse", "10.0", "2.56", "± 1.62", "2.00", "95 % ≤ 4.80", "1.00", "0.812", "0.713",
                  "1.21", "kurtosis 8.02", "412 (0.830)"):  # fmt: skip
         assert part in said
 
@@ -353,6 +360,25 @@ def test_a_page_grows_with_its_examples():
     assert heights[0] < heights[1] < heights[2]
     fifty = feature_page(make.stats(example_count=50, example_bands=()))
     assert {cell.row for cell in fifty.cells} == set(range(50))
+
+
+def test_many_examples_go_on_over_the_whole_width_below_the_narrow_column():
+    page = feature_page(make.stats(example_count=50, example_bands=()))
+    aside = [item.box for item in page.lettering if item.panel in {"firing tokens", "logit effects", "positions"}]
+    left, end = min(box.x for box in aside), max(box.bottom for box in aside)
+    beside = [cell.box for cell in page.cells if cell.box.y < end - 60]
+    below = [cell.box for cell in page.cells if cell.box.y > end + 60]
+    assert max(box.right for box in beside) < left < max(box.right for box in below)
+
+
+def test_the_origin_takes_as_few_lines_as_hold_it_whole():
+    def heights(header: Header) -> list[float]:
+        title = [item for item in feature_page(make.stats(), header).lettering if item.panel == "title"]
+        return sorted({round(item.box.y, 3) for item in title})
+
+    long = replace(HEADER, model=stress.LONG_NAME)
+    assert len(heights(HEADER)) == 4
+    assert len(heights(long)) == 6
 
 
 # What must never happen

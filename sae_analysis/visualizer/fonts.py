@@ -59,14 +59,13 @@ def _package_fonts(package: str) -> list[Path]:
 
 @cache
 def font_files() -> tuple[FontPath, ...]:
-    """Return the fonts in the order they are tried: Noto Sans, the other scripts, CJK, DejaVu Sans for the rest."""
+    """Return the fonts in the order they are tried: Noto Sans, other scripts, DejaVu Sans for its symbols, CJK."""
     noto = [path for path in _package_fonts("manimgx_fonts") if "Italic" not in path.name]
     noto.sort(key=lambda path: (not path.name.startswith("NotoSans["), "Symbols" in path.name, "Emoji" in path.name))
     cjk = _package_fonts("manimgx_fonts_cjk")
     dejavu = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     faces = [FontPath(str(path), 0) for path in noto]
-    faces += [FontPath(str(path), _SIMPLIFIED_CHINESE) for path in cjk]
-    return (*faces, FontPath(str(dejavu), 0))
+    return (*faces, FontPath(str(dejavu), 0), *(FontPath(str(path), _SIMPLIFIED_CHINESE) for path in cjk))
 
 
 @cache

@@ -29,6 +29,10 @@ from sae_analysis.visualizer.tokens import pieces_of, set_label, set_round
 from sae_analysis.visualizer.wording import Header
 
 ROWS_PER_SUMMARY = 12
+
+_FEW_EXAMPLES = 5
+"""Up to so many, examples are shorter than the panels beside them."""
+
 _INNER = PAGE_WIDTH - 2 * MARGIN
 _SUMMARY_ROW = 45.0
 _SPARK_FROM, _SPARK_WIDTH = 46.0, 74.0
@@ -57,11 +61,18 @@ def feature_page(
     page.y += 16
     main = Column(sheet, MARGIN, page.y, _INNER - ASIDE_WIDTH - GUTTER)
     aside = Column(sheet, main.right + GUTTER, page.y, ASIDE_WIDTH)
+    shown = len(stats.examples) + sum(len(band.examples) for band in stats.example_bands)
+    panels.activation_histogram(aside, stats, colour)
+    rest = (panels.firing_tokens, panels.logit_effects, panels.firing_positions)
+    if shown > _FEW_EXAMPLES:  # the examples go on below the narrow column over the whole width
+        for panel in rest:
+            panel(aside, stats, colour)
+        main.free_from, main.free_width = aside.y, _INNER
     panels.top_examples(main, stats, scale)
     panels.banded_examples(main, stats, scale)
-    panels.activation_histogram(aside, stats, colour)
-    for panel in (panels.firing_tokens, panels.logit_effects, panels.firing_positions):
-        panel(min(main, aside, key=lambda column: column.y), stats, colour)  # few examples leave room below them
+    if shown <= _FEW_EXAMPLES:  # the panels share the room below the examples
+        for panel in rest:
+            panel(min(main, aside, key=lambda column: column.y), stats, colour)
     return sheet.finish(max(main.y, aside.y) + MARGIN / 2, dpi)
 
 
@@ -74,13 +85,23 @@ def _title(sheet: Sheet, title: str, subtitle: Sequence[wording.Part], header: H
         column.paragraph(sentence(subtitle), size=BODY, colour=sheet.theme.ink)
         column.y += 4
         named = [f"{name} {shorten(value, _INNER - 40, SMALL)}" for name, value in header.parts()]
-        together = _BETWEEN.join(named)
-        fits = width_of(together, SMALL) <= _INNER
-        for line in (*([together] if fits else named), header.fit_in_words()):
+        for line in (*_packed(named), header.fit_in_words()):
             column.caption(line)
     sheet.rectangle(Box(MARGIN, column.y + 6, _INNER, 0.5), sheet.theme.faint)
     column.y += 12
     return column
+
+
+def _packed(parts: Sequence[str]) -> list[str]:
+    """Return the parts on as few lines as hold them whole."""
+    lines: list[str] = []
+    for part in parts:
+        longer = f"{lines[-1]}{_BETWEEN}{part}" if lines else part
+        if lines and width_of(longer, SMALL) <= _INNER:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
 
 
 def summary_order(features: Mapping[int, FeatureStats]) -> list[FeatureStats]:

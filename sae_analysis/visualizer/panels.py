@@ -1,5 +1,6 @@
 """The panels of a feature page. Each is set at the foot of its column, which grows by it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,9 +14,9 @@ from sae_analysis.visualizer.theme import BODY, BODY_LEADING, SMALL, SMALL_LEADI
 from sae_analysis.visualizer.tokens import Line, Piece, pieces_of, plain, quoted, set_label, set_lines, set_round
 
 MOST_LINES = 3
-"""Lines of text an example may take; what is further from its peak is cut."""
+"""Lines of text an example may take, one fewer over the whole width; what is further from its peak is cut."""
 
-_VALUE_WIDTH = 58.0
+_VALUE_WIDTH, _WIDE_VALUE_WIDTH = 58.0, 100.0
 _EXAMPLE_GAP = 6.0
 _PANEL_GAP = 15.0
 _ROW = 13.0
@@ -42,6 +43,16 @@ class Column:
     x: float
     y: float
     width: float
+    free_from: float = math.inf
+    """Where the column beside it ends."""
+    free_width: float = 0.0
+    """Width from there on."""
+    is_wide: bool = False
+
+    def widen(self) -> None:
+        """Take the width of the page once the column beside this one has ended."""
+        if not self.is_wide and self.y >= self.free_from:
+            self.width, self.is_wide = self.free_width, True
 
     @property
     def right(self) -> float:
@@ -99,6 +110,7 @@ def activation_scale(stats: FeatureStats) -> float:
 def statistics_strip(column: Column, stats: FeatureStats) -> None:
     """Set the feature's numbers side by side, and the features whose decoder direction is nearest."""
     quantiles = dict(stats.quantiles)
+    high_at = min((at for at in quantiles if at >= _HIGH), default=_HIGH)
     high, low = number(stats.max_activation), number(stats.min_activation)
     largest = ("largest activation", high, f"lowest {low}" if stats.min_activation < 0 else "on any token")
     if abs(stats.min_activation) > abs(stats.max_activation):
@@ -107,7 +119,7 @@ def statistics_strip(column: Column, stats: FeatureStats) -> None:
         ("fires on", share(stats.density), f"{share(stats.sparsity)} sparse"),
         largest,
         ("mean active", number(stats.mean_activation), f"± {number(stats.std_activation)}"),
-        ("median active", number(quantiles.get(_MEDIAN)), f"90 % ≤ {number(quantiles.get(_HIGH))}"),
+        ("median active", number(quantiles.get(_MEDIAN)), f"{high_at * 100:g} % ≤ {number(quantiles.get(high_at))}"),
         ("decoder norm", number(stats.decoder_norm), f"encoder {number(stats.encoder_norm)}"),
         ("enc–dec cosine", number(stats.encoder_decoder_cosine), ""),
         ("logit skew", number(stats.logit_skew), f"kurtosis {number(stats.logit_kurtosis)}"),
@@ -160,20 +172,22 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
 def _examples(column: Column, items: Sequence[ActivationExample], scale: float, first_row: int = 0) -> None:
     """Set examples one below the other: text with coloured tokens, value at the right, source below it."""
     for row, example in enumerate(items, first_row):
+        column.widen()
         _example(column, example, scale, row)
         column.y += _EXAMPLE_GAP
 
 
 def _example(column: Column, example: ActivationExample, scale: float, row: int) -> None:
     sheet, peak, right, top = column.sheet, example.peak_position, column.right, column.y
-    for line in set_round(pieces_of(example.tokens), peak, column.width - _VALUE_WIDTH, BODY, MOST_LINES):
+    notes, lines = (_WIDE_VALUE_WIDTH, MOST_LINES - 1) if column.is_wide else (_VALUE_WIDTH, MOST_LINES)
+    for line in set_round(pieces_of(example.tokens), peak, column.width - notes, BODY, lines):
         token_line(sheet, line, example, scale, column.take(BODY_LEADING), row=row)
     sheet.text(right, top + 11, number(example.activations[peak]), size=BODY, bold=True, align="right")
     place = f"token {count(example.source_position + peak)}" if example.source else ""
     copies = f"{count(example.duplicates)} copies" if example.duplicates > 1 else ""
     baseline = top + BODY_LEADING + 6
     for note in filter(None, (" ".join(example.source.split()), place, copies)):
-        sheet.text(right, baseline, note, colour=sheet.theme.quiet, align="right", width=_VALUE_WIDTH - 8)
+        sheet.text(right, baseline, note, colour=sheet.theme.quiet, align="right", width=notes - 8)
         baseline += SMALL_LEADING - 1
     column.y = max(column.y, baseline - 6)
 
@@ -236,7 +250,7 @@ def firing_tokens(column: Column, stats: FeatureStats, colour: Colour) -> None:
     if not stats.top_tokens:
         return
     with column.sheet.panel("firing tokens"):
-        column.heading("Tokens it fires on most", "share of its firings; mean activation when it fires; · is a space")
+        column.heading("Tokens it fires on most", "share of its firings, mean activation; · is a space")
         rows = stats.top_tokens[:_TABLE_ROWS]
         most = max(item.share for item in rows) or 1.0
         for item in rows:

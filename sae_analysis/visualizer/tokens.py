@@ -4,11 +4,13 @@ Tokens are set one after another with their own spacing. A piece is the least th
 one character that several tokens share (bytes of a character, a letter and its accent), which then has a cell for each.
 """
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from itertools import groupby
 
 from sae_analysis.visualizer import fonts
@@ -16,6 +18,15 @@ from sae_analysis.visualizer import fonts
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _LONGEST_PIECE = 16
 """Characters; a token of eighty is set as several pieces so that it can go on in the next line."""
+
+_LONGEST_WORD = 24
+"""Characters; what is longer, an address or a sentence of Thai, may go on in the next line anywhere."""
+
+_STANDS_ALONE = re.compile(
+    "[\\t\\n\\r -~\\xa0-\\xac\\xae-\\u02ff\\u0370-\\u0482\\u048a-\\u058f\\u2010-\\u2027\\u2030-\\u205e\\u3000-\\u3029"
+    "\\u3030-\\u3096\\u309b-\\u30ff\\u4e00-\\u9fff\\uac00-\\ud7a3\\uff01-\\uff60]+"
+)
+"""Tokens in scripts that run left to right and whose characters do not change with their neighbours."""
 
 _SPACES_SHOWN = 3
 """Spaces of one token drawn one by one; a longer run is drawn as one sign with their number."""
@@ -90,8 +101,24 @@ def pieces_of(tokens: Sequence[str], *, spaces_shown: bool = False) -> list[Piec
 
     ``spaces_shown`` marks every space: in a list of tokens *ship* and *·ship* differ.
     """
-    clusters = [shown for cluster in _clusters(tokens) for shown in _seen(cluster, tokens, spaces_shown=spaces_shown)]
-    return _with_joins(_with_breaks(list(_merged(clusters))))
+    if all(_STANDS_ALONE.fullmatch(token) and "<0x" not in token for token in tokens):
+        pieces = [
+            Piece(piece.text, (index,), piece.kind, piece.direction)
+            for index, token in enumerate(tokens)
+            for piece in _pieces_of_one(token, spaces_shown=spaces_shown)
+        ]
+        return _with_breaks(pieces)
+    return _with_joins(_with_breaks(_pieces_together(tokens, spaces_shown=spaces_shown)))
+
+
+@lru_cache(maxsize=32768)
+def _pieces_of_one(token: str, *, spaces_shown: bool) -> tuple[Piece, ...]:
+    return tuple(_pieces_together([token], spaces_shown=spaces_shown))
+
+
+def _pieces_together(tokens: Sequence[str], *, spaces_shown: bool) -> list[Piece]:
+    clusters = _clusters(tokens)
+    return list(_merged([seen for one in clusters for seen in _seen(one, tokens, spaces_shown=spaces_shown)]))
 
 
 def _characters(tokens: Sequence[str]) -> Iterator[_Character]:
@@ -245,7 +272,7 @@ def set_lines(pieces: Sequence[Piece], width: float, size: float) -> list[Line]:
     rightwards = _reads_leftwards(pieces)
     rows: list[list[Piece]] = [[]]
     filled = 0.0
-    for word in _words(pieces, width, size):
+    for word in _words(pieces):
         wide = sum(piece.width(size) for piece in word)
         if rows[-1] and filled + wide > width:
             rows.append([])
@@ -263,13 +290,9 @@ def set_round(pieces: Sequence[Piece], keep: int, width: float, size: float, mos
     What does not fit is cut at both ends, two thirds of the room going to what comes before: that is what a causal
     model has seen. An ellipsis stands for each end that was cut.
     """
-    lines = set_lines(pieces, width, size)
-    if len(lines) <= most_lines:
-        return lines
-    words = _words(pieces, width, size)
-    widths = [sum(piece.width(size) for piece in word) for word in words]
+    words = _words(pieces)
     centre = next((at for at, word in enumerate(words) if any(keep in piece.owners for piece in word)), 0)
-    first, last = _window(widths, centre, most_lines * width - 2 * ELLIPSIS.width(size))
+    first, last = _window([*map(_measure(size), words)], centre, most_lines * width)
     while True:
         kept = [piece for word in words[first : last + 1] for piece in word]
         kept = [*([ELLIPSIS] if first > 0 else []), *kept, *([ELLIPSIS] if last < len(words) - 1 else [])]
@@ -282,16 +305,22 @@ def set_round(pieces: Sequence[Piece], keep: int, width: float, size: float, mos
             first += 1
 
 
-def _window(widths: Sequence[float], centre: int, room: float) -> tuple[int, int]:
+def _measure(size: float) -> Callable[[Sequence[Piece]], Callable[[], float]]:
+    """Return what turns a word into its width on demand: shaping is dear, and most of a long window is cut."""
+    return lambda word: lambda: sum(piece.width(size) for piece in word)
+
+
+def _window(widths: Sequence[Callable[[], float]], centre: int, room: float) -> tuple[int, int]:
+    """Return the first and last word that fit into ``room`` around the centre."""
     first = last = centre
     before, after = 0.0, 0.0
-    room -= widths[centre]
+    room -= widths[centre]()
     while True:
-        left = widths[first - 1] if first > 0 else None
-        right = widths[last + 1] if last + 1 < len(widths) else None
-        if left is not None and (right is None or before <= 2 * after) and before + after + left <= room:
+        left = widths[first - 1]() if first > 0 else math.inf
+        right = widths[last + 1]() if last + 1 < len(widths) else math.inf
+        if before + after + left <= room and (before <= 2 * after or right == math.inf):
             first, before = first - 1, before + left
-        elif right is not None and before + after + right <= room:
+        elif before + after + right <= room:
             last, after = last + 1, after + right
         else:
             return first, last
@@ -316,8 +345,8 @@ def set_label(token: str, width: float, size: float) -> Line:
     return _line([*kept, ELLIPSIS] if total > width else pieces, width, size, leftwards=False)
 
 
-def _words(pieces: Sequence[Piece], width: float, size: float) -> list[list[Piece]]:
-    """Return what stays together on a line; words of more than half a line may break at any piece."""
+def _words(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Return what stays together on a line; words that are too long for that may break at any piece."""
     words: list[list[Piece]] = []
     for piece in pieces:
         if piece.breaks or not words:
@@ -325,7 +354,7 @@ def _words(pieces: Sequence[Piece], width: float, size: float) -> list[list[Piec
         words[-1].append(piece)
     split: list[list[Piece]] = []
     for word in words:
-        long = len(word) > 1 and sum(piece.width(size) for piece in word) > width / 2
+        long = sum(len(piece.text) for piece in word) > _LONGEST_WORD
         split.extend(_in_pieces(word) if long else [word])
     return split
 

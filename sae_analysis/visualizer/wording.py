@@ -12,8 +12,6 @@ _NAMED = 3
 _MOSTLY, _OFTEN = 0.5, 0.15
 """Share of firings that the named tokens must hold for *mostly* and for *often*."""
 
-_BAND_NAMES = ("strong", "middle", "weak")
-
 Part = tuple[str, bool]
 """Words of a sentence, and whether they are a token."""
 
@@ -108,7 +106,8 @@ def _listed(tokens: Sequence[str]) -> list[Part]:
 def band_name(index: int, bands: int, lower: float, upper: float) -> str:
     """Return the name of a band of activations with the quantiles it spans."""
     span = f"quantiles {lower * 100:.3g}–{upper * 100:.3g} % of its activation"
-    return f"{_BAND_NAMES[index]}: {span}" if bands == len(_BAND_NAMES) else span
+    name = "strong" if index == 0 else "weak" if index == bands - 1 else "middle"
+    return f"{name}: {span}" if bands > 1 else span
 
 
 def firing_caption(stats: FeatureStats) -> str:
