@@ -142,6 +142,10 @@ def test_a_character_without_glyph_is_shown_as_its_code_point():
     assert "⟨U+F1234⟩" in words(page, "examples")
 
 
+def test_a_name_with_a_character_without_glyph_keeps_its_place():
+    assert fonts.shape("a\U000f1234b").advance == pytest.approx(fonts.shape("a⟨U+F1234⟩b").advance)
+
+
 def test_a_machine_without_the_noto_fonts_shows_code_points(monkeypatch):
     bare = tuple(path for path in fonts.font_files() if "DejaVu" in path)
     caches = (fonts._font_for, fonts.shape, fonts._open_fonts)
@@ -509,6 +513,33 @@ def test_the_statistics_page_states_and_draws_the_dictionary():
     assert bars(page, "How often features fire") == list(dictionary.density.counts)
     assert bars(page, "Encoder and decoder") == list(dictionary.encoder_decoder_cosine.counts)
     assert bars(page, "Active features by position") == pytest.approx(dictionary.l0_by_position)
+
+
+def test_the_features_asked_for_are_ticks_below_the_bars():
+    def ticks(features: dict[int, FeatureStats]) -> int:
+        page = statistics_page(make.dictionary(), features, HEADER)
+        (rectangles,) = page.findobj(mpl.collections.PolyCollection)
+        return sum(math.isclose(np.ptp(path.vertices[:, 0]), 0.6) for path in rectangles.get_paths())
+
+    asked = {at: make.stats(at, decoder_norm=1.0, encoder_norm=0.8, encoder_decoder_cosine=0.6) for at in range(3)}
+    assert ticks({}) == 0
+    assert ticks(asked) == 15
+
+
+def test_a_dictionary_that_never_fired_says_so():
+    nothing = Histogram(edges=(), counts=())
+    dictionary = make.dictionary(density=nothing, max_activation=nothing, l0_by_position=(0.0,) * 16)
+    page = statistics_page(dictionary, {}, HEADER)
+    assert "Nothing to show: no feature was active." in words(page, "Active features by position")
+    assert "activations" not in words(summary_page({3: make.dead_stats(3)}, 1, HEADER), "summary head")
+
+
+@pytest.mark.parametrize("width", [0.0, 1e-12])
+def test_a_distribution_of_equal_values_is_drawn(width):
+    equal = Histogram(edges=(1.0, 1.0 + width), counts=(4096,))
+    page = statistics_page(make.dictionary(decoder_norm=equal, density=equal), {7: make.stats()}, HEADER)
+    assert bars(page, "Decoder norms") == [4096]
+    assert_legible(page)
 
 
 def test_an_empty_distribution_says_so():

@@ -40,6 +40,9 @@ _WORDS_FROM = MARGIN + 190.0
 _PLOT_HEIGHT = 96.0
 _BETWEEN = "   "
 
+Limits = tuple[float, float]
+"""Ends of the axis that all sparklines share, as powers of ten."""
+
 _LEAST_RANGE = 0.1
 """Powers of ten that a common axis spans at least."""
 
@@ -124,7 +127,7 @@ def summary_page(
     rows = ordered[(page - 1) * ROWS_PER_SUMMARY : page * ROWS_PER_SUMMARY]
     sheet = Sheet(theme)
     dead = sum(stats.is_dead for stats in ordered)
-    said = f"{counted(len(ordered), 'feature')}, most frequent first"
+    said = counted(len(ordered), "feature") + (", most frequent first" if len(ordered) > 1 else "")
     said += f"; {counted(dead, 'feature')} never fired" if dead else ""
     title = f"Summary, page {page} of {pages}" if pages > 1 else "Summary"
     column = _title(sheet, title, [(said, False)], header or Header())
@@ -135,8 +138,8 @@ def summary_page(
     return sheet.finish(column.y + MARGIN / 2, dpi)
 
 
-def _common_range(features: Sequence[FeatureStats]) -> tuple[float, float]:
-    """Return the least and largest magnitude at which any feature fired, as powers of ten."""
+def _common_range(features: Sequence[FeatureStats]) -> Limits | None:
+    """Return the least and largest magnitude at which any feature fired, as powers of ten; None if none did."""
     bins = [
         sorted((abs(low), abs(high)))
         for stats in features
@@ -144,20 +147,21 @@ def _common_range(features: Sequence[FeatureStats]) -> tuple[float, float]:
         if many
     ]
     if not bins:
-        return -1.0, 1.0
+        return None
     low = math.log10(min(low or high / 2 for low, high in bins))
     high = math.log10(max(high for _, high in bins))
     return low, max(high, low + _LEAST_RANGE)
 
 
-def _summary_head(column: Column, limits: tuple[float, float]) -> None:
+def _summary_head(column: Column, limits: Limits | None) -> None:
     sheet, grey = column.sheet, column.sheet.theme.quiet
     box = column.take(24)
     upper, lower = box.y + 8, box.y + 17
     with sheet.panel("summary head"):
-        low, high = (number(10.0**limit) for limit in limits)
-        sheet.text(MARGIN, upper, "activations, both scales log,", colour=grey)
-        sheet.text(MARGIN, lower, f"{low} to {high}", colour=grey, width=_SPARK_FROM + _SPARK_WIDTH)
+        if limits is not None:
+            low, high = (number(10.0**limit) for limit in limits)
+            sheet.text(MARGIN, upper, "activations, both scales log,", colour=grey)
+            sheet.text(MARGIN, lower, f"{low} to {high}", colour=grey, width=_SPARK_FROM + _SPARK_WIDTH)
         sheet.text(_WORDS_FROM - 14, upper, "fires on", colour=grey, align="right")
         sheet.text(_WORDS_FROM - 14, lower, "largest", colour=grey, align="right")
         coloured = "strongest example, coloured up to the feature's own largest activation"
@@ -165,12 +169,12 @@ def _summary_head(column: Column, limits: tuple[float, float]) -> None:
         sheet.text(_WORDS_FROM, lower, "tokens it fires on most  →  tokens it pushes towards", colour=grey)
 
 
-def _summary_row(column: Column, stats: FeatureStats, index: int, limits: tuple[float, float], colour: Colour) -> None:
+def _summary_row(column: Column, stats: FeatureStats, index: int, limits: Limits | None, colour: Colour) -> None:
     sheet, box = column.sheet, column.take(_SUMMARY_ROW)
     with sheet.panel(f"feature {stats.feature_idx}"):
         sheet.rectangle(Box(box.x, box.y, box.width, 0.5), sheet.theme.faint)
         sheet.text(box.x, box.y + 13, str(stats.feature_idx), size=BODY, bold=True, width=_SPARK_FROM)
-        if stats.histogram.total:
+        if limits is not None and stats.histogram.total:
             spark = Box(box.x + _SPARK_FROM, box.y + 4, _SPARK_WIDTH, box.height - 9)
             sheet.plot(spark, lambda axes: _sparkline(axes, stats.histogram, limits, colour, sheet.theme.negative))
         top = max(stats.max_activation, stats.min_activation, key=abs)
@@ -211,7 +215,7 @@ def _token_list(sheet: Sheet, tokens: Sequence[str], x: float, baseline: float, 
 def _sparkline(
     axes: Axes,
     histogram: Histogram,
-    limits: tuple[float, float],
+    limits: Limits,
     colour: Colour,
     negative: Colour,
 ) -> None:
@@ -321,12 +325,13 @@ def _distribution(column: Column, title: str, says: str, histogram: Histogram, l
 
 
 def _active_by_position(column: Column, dictionary: DictionaryStats, colour: Colour) -> None:
-    if not any(dictionary.l0_by_position):
-        return
     with column.sheet.panel("Active features by position"):
         says = "mean number active per token; place in the window, in tokens"
         column.heading("Active features by position", says)
-        look = Look(colour=colour, negative=colour, y_label=number)
-        box = column.take(_PLOT_HEIGHT)
-        plots.draw_rates(column.sheet, box, dictionary.position_edges, dictionary.l0_by_position, look)
+        if any(dictionary.l0_by_position):
+            look = Look(colour=colour, negative=colour, y_label=number)
+            box = column.take(_PLOT_HEIGHT)
+            plots.draw_rates(column.sheet, box, dictionary.position_edges, dictionary.l0_by_position, look)
+        else:
+            column.caption("Nothing to show: no feature was active.")
     column.y += 18

@@ -96,7 +96,9 @@ def _decade_choices(low: float, high: float) -> Iterator[list[float]]:
 
 def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponents: bool) -> Iterator[list[float]]:
     inside = [edge for index, edge in enumerate(edges) if first <= index <= last]
-    if exponents:
+    if inside[0] == inside[-1]:
+        yield [inside[0]]
+    elif exponents:
         for choice in _decade_choices(10 ** inside[0], 10 ** inside[-1]):
             yield [math.log10(value) for value in choice]
     elif _is_even(edges):
@@ -142,7 +144,7 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
     for value in look.rug:
         x = area.x + (bin_position(histogram.edges, value) - first) * scale
         if area.x - 0.1 <= x <= area.right + 0.1:
-            sheet.rectangle(Box(x - 0.3, area.bottom + 1, 0.6, _RUG), sheet.theme.ink)
+            sheet.rectangle(Box(x - 0.3, area.bottom + 0.5, 0.6, _RUG - 0.5), sheet.theme.ink)
 
 
 def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
@@ -203,7 +205,7 @@ def labels_below(sheet: Sheet, area: Box, choices: Iterable[Sequence[tuple[float
         spans = [_span(x, label, area) for x, label in places]
         if spans and all(left[1] + _LABEL_GAP <= right[0] for left, right in pairwise(spans)):
             for (x, label), (left, _) in zip(places, spans, strict=True):
-                sheet.rectangle(Box(x - 0.25, area.bottom, 0.5, 2.0 + lowered), sheet.theme.quiet)
+                sheet.rectangle(Box(x - 0.25, area.bottom + lowered, 0.5, 2.0), sheet.theme.quiet)
                 sheet.text(left, area.bottom + 2 + SMALL + lowered, label, colour=sheet.theme.quiet)
             return
 
