@@ -13,6 +13,7 @@ causal model cannot see it.
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ PADDING = -1
 
 MIN_TOKENS = 16
 """Fewest kept tokens that statistics are made from."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _DOCUMENTS_AT_ONCE = 32
 _BYTE_ORDER_MARK = "\ufeff"
@@ -260,7 +263,7 @@ def _read_json_list(path: Path, name: str, text_field: str) -> Iterator[Document
 def _text_of(item: Any, text_field: str, place: str) -> str:  # noqa: ANN401 - whatever JSON holds
     text = item.get(text_field) if isinstance(item, dict) else item
     if isinstance(text, str):
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _SURROGATE.search(text):
             raise CorpusError(f"Corpus {place} holds half a surrogate pair, which is no text. Mend or remove it.")
         return text
     found = f"fields {', '.join(map(str, item)) or 'none'}" if isinstance(item, dict) else type(item).__name__

@@ -86,6 +86,9 @@ def _add_subject_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sae", help="SAE checkpoint, file or folder (default: the demo SAE)")
     group.add_argument("--hook", help="where the SAE reads, e.g. blocks.9.hook_resid_post (default: the SAE's own)")
     group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
+    group.add_argument(
+        "--threads", type=_positive, help="processor threads (default: measured at the start, since more can be slower)"
+    )
     group.add_argument("--device", default="auto", help="torch device; auto takes CUDA where it is there")
     group.add_argument(
         "--dtype",
@@ -174,11 +177,12 @@ def _run_real(options: argparse.Namespace) -> int:
     from sae_analysis.artifacts import write_result
     from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
-    from sae_analysis.language_model import load_model
+    from sae_analysis.language_model import load_model, use_threads
     from sae_analysis.real_activations import RealSettings, analyze
     from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
 
+    use_threads(options.threads)
     sae = load_sae(options.sae or default_sae_path())
     corpus = Corpus(
         source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field

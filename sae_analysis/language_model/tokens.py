@@ -28,6 +28,7 @@ class TokenText:
         special = {index for index, token in added.items() if token.special}
         self.special_token_ids = frozenset(special | set(tokenizer.all_special_ids))
         self._alphabet = _byte_alphabet() if _spells_bytes(tokenizer) else None
+        self._known: dict[int, tuple[bytes, str]] = {}
         first = tokenizer("a", add_special_tokens=True)["input_ids"][:1]
         self.adds_bos = self.bos_token_id is not None and first == [self.bos_token_id]
         """Whether this tokenizer puts BOS in front of a text by itself."""
@@ -38,11 +39,18 @@ class TokenText:
 
     def strings(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return one string a token; bytes that are no whole character read ``<0xE4>``."""
-        return tuple(_show(self._bytes(index)) for index in ids)
+        return tuple(self._token(index)[1] for index in ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the tokens in a row; bytes that form no character become U+FFFD."""
-        return b"".join(self._bytes(index) for index in ids).decode("utf-8", errors="replace")
+        return b"".join(self._token(index)[0] for index in ids).decode("utf-8", errors="replace")
+
+    def _token(self, index: int) -> tuple[bytes, str]:
+        """Return a token as bytes and as text; asked for millions of times, so each is worked out once."""
+        if index not in self._known:
+            raw = self._bytes(index)
+            self._known[index] = (raw, _show(raw))
+        return self._known[index]
 
     def _bytes(self, index: int) -> bytes:
         if index in self._added:
