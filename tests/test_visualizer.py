@@ -94,6 +94,7 @@ def test_number_keeps_three_digits(value, text):
     assert digits.number(value).replace("\xa0", " ") == text
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
 def test_number_can_be_read_back(value):
     text = digits.number(value).replace("\xa0", "").replace("−", "-").replace(",", "")
@@ -230,6 +231,7 @@ def test_a_short_window_is_shown_whole():
     assert text.replace(" ", "") == "".join(tokens).replace(" ", "")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="aZ9 .,-\n\t\xa0é“ЖΩ水あ한。\u3000", max_size=8), max_size=6))
 def test_tokens_set_one_by_one_are_as_when_set_together(tokens):
     together = tokens_module._with_breaks(tokens_module._pieces_together(tokens, spaces_shown=False))
@@ -300,6 +302,22 @@ def test_bars_below_zero_have_the_second_hue():
     assert [*below.get_data().values, *above.get_data().values] == list(stats.histogram.counts)
     assert below.get_facecolor()[:3] == pytest.approx(LIGHT.negative)
     assert above.get_facecolor()[:3] == pytest.approx(LIGHT.real)
+
+
+@pytest.mark.parametrize("name", [name for name, stats in HOSTILE.items() if not stats.is_dead])
+def test_every_histogram_has_a_scale(name):
+    page = feature_page(HOSTILE[name])
+    for panel, axes in page.plots.items():
+        below = (1 - axes.get_position().y0) * page.get_figheight() * 72
+        labels = [item for item in page.lettering if item.panel == panel and below < item.box.bottom < below + 20]
+        assert labels, panel
+
+
+def test_ticks_of_a_signed_histogram_mirror_each_other():
+    page = feature_page(HOSTILE["both-signs"])
+    below = (1 - page.plots["activation histogram"].get_position().y0) * page.get_figheight() * 72
+    ticks = [item.text for item in page.lettering if item.panel == "activation histogram" and item.box.y > below]
+    assert ticks == ["−5", "−0.5", "0.5", "5"]
 
 
 def test_real_and_synthetic_have_their_hues():

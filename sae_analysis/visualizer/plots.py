@@ -82,16 +82,15 @@ def _round_choices(low: float, high: float) -> Iterator[list[float]]:
 
 
 def _decade_choices(low: float, high: float) -> Iterator[list[float]]:
-    """Yield lists of powers of ten between two positive numbers, from many to few; first with 2 and 5 times them."""
+    """Yield lists of powers of ten between two positive numbers, with 2 and 5 times them if they are few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     powers = [10.0**exponent for exponent in exponents]
-    inside = [power for power in powers if low <= power <= high]
-    fine = [factor * power for power in powers for factor in (1, 2, 5) if low <= factor * power <= high]
-    if high <= _LONG_RANGE * low:
-        yield fine
-    for step in range(1, len(inside)):
-        yield inside[::step]
-    yield fine[:1] or [high]
+    factors = (1, 2, 5) if high <= _LONG_RANGE * low else (1,)
+    inside = [factor * power for power in powers for factor in factors if low <= factor * power <= high]
+    for step in range(1, len(inside) + 1):
+        yield inside[::-step][::-1]
+    if not inside:
+        yield [high]
 
 
 def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponents: bool) -> Iterator[list[float]]:
