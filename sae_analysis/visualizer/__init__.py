@@ -6,15 +6,13 @@ read them back; ``visualize_features`` writes them all.
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from sae_analysis.errors import OutputError
+from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.visualizer.pages import ROWS_PER_SUMMARY, feature_page, statistics_page, summary_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
@@ -62,7 +60,7 @@ def visualize_features(
     """
     folder = Path(output_dir)
     whole = results if isinstance(results, AnalysisResult) else None
-    features = whole.by_feature() if whole else dict(results) if isinstance(results, Mapping) else {}
+    features = results.by_feature() if isinstance(results, AnalysisResult) else dict(results)
     header = Header.of(whole) if whole else Header()
     summaries = math.ceil(len(features) / ROWS_PER_SUMMARY)
     total = len(features) + summaries + (whole is not None)
@@ -84,23 +82,13 @@ def visualize_features(
 
 
 def write_page(page: Page, path: Path) -> Path:
-    """Write a page as PNG: into a file beside ``path`` first, then in its place.
+    """Write a page as PNG, whole or not at all.
 
     Raises:
         OutputError: The folder or the file cannot be written.
     """
-    picture = _encoded(page)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(picture)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write the picture {path}: {error.strerror or error}; choose a folder you may write to"
-        ) from error
+    prepare_folder(path.parent)
+    write_whole(path, _encoded(page))
     return path
 
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path
@@ -176,7 +175,7 @@ class Sheet:
     def finish(self, height: float, dpi: int) -> Page:
         """Make the figure."""
         figure = Page(figsize=(PAGE_WIDTH / 72, height / 72), dpi=dpi, facecolor=self.theme.paper)
-        FigureCanvasAgg(figure)
+        figure.set_layout_engine("none")  # whatever the reader's settings ask for, the layout is done
         figure.plots = {}
         for name, box, draw in self._plots:
             place = (box.x / PAGE_WIDTH, 1 - box.bottom / height, box.width / PAGE_WIDTH, box.height / height)
