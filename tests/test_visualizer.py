@@ -149,7 +149,7 @@ def test_a_name_with_a_character_without_glyph_keeps_its_place():
 
 def test_a_machine_without_the_noto_fonts_shows_code_points(monkeypatch):
     bare = tuple(path for path in fonts.font_files() if "DejaVu" in path)
-    caches = (fonts._font_for, fonts.shape, fonts._open_fonts)
+    caches = (fonts._font_for, fonts.shape, fonts._open_fonts, tokens_module._pieces_of_one)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(fonts, "font_files", lambda: bare)
