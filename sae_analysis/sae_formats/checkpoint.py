@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +122,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise SAEFormatError(f"SAE {path} is damaged or cut short: {error}. Fetch it again.") from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise SAEFormatError(
-            f"SAE {path} is not a plain file of tensors: it is damaged, or holds objects that only running its code "
-            "could restore, which is refused. Save its state_dict instead."
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # what torch raises for torn archives
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise SAEFormatError(f"SAE {path} is damaged or cut short: {reason}. Fetch it again.") from None
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise SAEFormatError(
+                f"SAE {path} is not a plain file of tensors: it is damaged, or holds objects that only running its "
+                "code could restore, which is refused. Save its state_dict instead."
+            ) from None
+        except Exception as error:  # for torn files torch raises RuntimeError, OSError, AssertionError, IndexError …
+            reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
+            raise SAEFormatError(f"SAE {path} is damaged or cut short: {reason}. Fetch it again.") from None
     if not isinstance(loaded, dict):
         raise SAEFormatError(f"SAE {path} holds a {type(loaded).__name__}: expected a state dict of tensors.")
     return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
