@@ -533,6 +533,11 @@ def test_the_statistics_page_states_and_draws_the_dictionary():
     assert bars(page, "Active features by position") == pytest.approx(dictionary.l0_by_position)
 
 
+def test_a_dictionary_without_dead_or_dense_features_says_so():
+    page = statistics_page(make.dictionary(dead_count=0, dense_count=0), {}, HEADER)
+    assert "4,096 features: all of them fired, none on more than a tenth of the tokens" in words(page, "title")
+
+
 def test_the_features_asked_for_are_ticks_below_the_bars():
     def ticks(features: dict[int, FeatureStats]) -> int:
         page = statistics_page(make.dictionary(), features, HEADER)

@@ -69,15 +69,15 @@ def font_files() -> tuple[FontPath, ...]:
 
 
 @cache
-def _open_fonts(files: tuple[FontPath, ...], process: int, thread: int) -> tuple[FT2Font, ...]:
+def _open_fonts(process: int, thread: int) -> tuple[FT2Font, ...]:
     """Open the fonts; a font object must cross neither a fork nor a thread, hence the keys."""
     del process, thread
     with mpl.rc_context({"font.enable_last_resort": False}):
-        return tuple(get_font(path) for path in files)
+        return tuple(get_font(path) for path in font_files())
 
 
 def _fonts() -> tuple[FT2Font, ...]:
-    return _open_fonts(font_files(), os.getpid(), threading.get_ident())
+    return _open_fonts(os.getpid(), threading.get_ident())
 
 
 def _is_emoji_font(font: FT2Font) -> bool:

@@ -263,10 +263,9 @@ def statistics_page(
 
 def _dictionary_in_words(dictionary: DictionaryStats, fit: Fit | None) -> str:
     size = dictionary.d_sae
-    said = (
-        f"{count(size)} features: {_part(dictionary.dead_count, size)} never fired, "
-        f"{_part(dictionary.dense_count, size)} fire on more than a tenth of the tokens"
-    )
+    dead = f"{_part(dictionary.dead_count, size)} never fired" if dictionary.dead_count else "all of them fired"
+    dense = _part(dictionary.dense_count, size) if dictionary.dense_count else "none"
+    said = f"{counted(size, 'feature')}: {dead}, {dense} on more than a tenth of the tokens"
     if fit is None:
         return said
     return (
@@ -276,7 +275,7 @@ def _dictionary_in_words(dictionary: DictionaryStats, fit: Fit | None) -> str:
 
 
 def _part(many: int, of_all: int) -> str:
-    return f"{count(many)} ({share(many / of_all)})" if many and of_all else "none"
+    return f"{count(many)} ({share(many / of_all)})"
 
 
 def _distributions(
