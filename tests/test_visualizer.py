@@ -36,7 +36,7 @@ from sae_analysis.visualizer import (
 from sae_analysis.visualizer import tokens as tokens_module
 from sae_analysis.visualizer.panels import MOST_LINES, activation_scale
 from sae_analysis.visualizer.plots import bin_position
-from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour
+from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour, mix
 from sae_analysis.visualizer.tokens import Kind, pieces_of, set_label, set_lines, set_round
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # Matplotlib warns of a glyph it had to replace
@@ -194,8 +194,11 @@ def test_what_has_no_ink_is_shown_by_a_sign(token, seen):
 
 def test_tokens_that_share_a_character_each_have_a_cell_of_their_own_colour():
     example = make.example(("<0xE4>", "<0xBD>", "<0xA0>"), 1, activations=(2.0, 10.0, 0.0))
-    cells = feature_page(make.stats(examples=(example,), example_bands=())).cells
+    page = feature_page(make.stats(examples=(example,), example_bands=()))
+    (drawn,) = (item.box for item in page.lettering if item.text == "你")
+    cells = page.cells
     assert [cell.value for cell in cells] == [2.0, 10.0, 0.0]
+    assert (cells[0].box.x, cells[-1].box.right) == pytest.approx((drawn.x, drawn.right), abs=1)
     assert all(left.box.right <= right.box.x + 1e-9 for left, right in pairwise(cells))
 
 
@@ -294,6 +297,20 @@ def test_bars_are_the_counts():
     assert bars(page, "logit effects") == list(stats.logit_histogram.counts)
     rates = [many / 62_500 for many in stats.position_histogram.counts]
     assert bars(page, "positions") == pytest.approx(rates)
+
+
+def test_bars_behind_tokens_are_as_long_as_their_numbers():
+    stats = make.stats(top_boosted_tokens=((" a", 0.4), (" b", 0.1)), top_suppressed_tokens=())
+    (rectangles,) = feature_page(stats).findobj(mpl.collections.PolyCollection)
+    tint = mix(LIGHT.paper, LIGHT.real, 0.22)
+    bars = [
+        np.ptp(path.vertices[:, 0])
+        for path, colour in zip(rectangles.get_paths(), rectangles.get_facecolor(), strict=True)
+        if np.allclose(colour[:3], tint)
+    ]
+    shares = [item.share / stats.top_tokens[0].share for item in stats.top_tokens]
+    assert [bar / bars[0] for bar in bars[:10]] == pytest.approx(shares)
+    assert 30 < bars[10] == pytest.approx(4 * bars[11])
 
 
 def test_bars_below_zero_have_the_second_hue():
