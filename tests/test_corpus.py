@@ -1,0 +1,450 @@
+"""Which documents are read, how they become windows, and which tokens count."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_analysis.corpus import (
+    PADDING,
+    Corpus,
+    Document,
+    TokenStream,
+    Windowing,
+    norm_outliers,
+    read_documents,
+)
+from sae_analysis.errors import CorpusError
+
+BOS, EOS = 0, 1
+
+
+class Letters:
+    """A tokenizer whose tokens are characters: '^' is BOS, '$' is EOS, anything else its code point."""
+
+    bos_token_id, eos_token_id = BOS, EOS
+    special_token_ids = frozenset({BOS, EOS})
+
+    def tokenize(self, texts):
+        return [[{"^": BOS, "$": EOS}.get(character, ord(character)) for character in text] for text in texts]
+
+
+class Nameless(Letters):
+    """The same without BOS and EOS."""
+
+    bos_token_id = eos_token_id = None
+
+
+def documents(*texts):
+    return [Document(name=f"d{number}", text=text) for number, text in enumerate(texts)]
+
+
+def stream(*texts, bos=False, tokenizer=None, **windowing):
+    return TokenStream(documents(*texts), tokenizer or Letters(), Windowing(**windowing), prepend_bos=bos)
+
+
+def windows(batches):
+    """Windows by sequence number: (document, start, text, kept text, ids the model sees)."""
+    found = {}
+    for batch in batches:
+        w = batch.windows
+        for row, sequence in enumerate(w.sequence.tolist()):
+            real = w.token_ids[row] != PADDING
+            text = "".join({BOS: "^", EOS: "$"}.get(i, chr(i)) for i in w.token_ids[row][real])
+            kept = "".join(chr(i) for i in w.token_ids[row][w.keep[row]])
+            found[sequence] = (w.document[row], int(w.start[row]), text, kept, batch.ids[row].tolist())
+    return [found[sequence] for sequence in sorted(found)]
+
+
+def texts(source, **options):
+    return [document.text for document in read_documents(source, **options)]
+
+
+def refusal(source, **options):
+    with pytest.raises(CorpusError) as caught:
+        list(read_documents(source, **options))
+    return str(caught.value)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    (path := tmp_path / "a.txt").write_text("one\n\ntwo\n", encoding="utf-8")
+    assert list(read_documents(path)) == [Document(name="a.txt", text="one\n\ntwo\n")]
+
+
+def test_blank_lines_separate_documents_where_asked(tmp_path):
+    (path := tmp_path / "a.txt").write_bytes("\n\none\nmore\r\n \t\r\n\ntwo 你好".encode())
+    assert list(read_documents(path, text_unit="blank-line")) == [
+        Document(name="a.txt#1", text="one\nmore"),
+        Document(name="a.txt#2", text="two 你好"),
+    ]
+
+
+@pytest.mark.parametrize("unit", ["file", "blank-line"])
+def test_a_byte_order_mark_is_no_text(tmp_path, unit):
+    (path := tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone")
+    assert texts(path, text_unit=unit) == ["one"]
+
+
+def test_json_lines_hold_texts_or_objects(tmp_path):
+    (path := tmp_path / "a.jsonl").write_text('"one"\n\n{"text": "two", "id": 3}\n', encoding="utf-8")
+    assert list(read_documents(path)) == [
+        Document(name="a.jsonl#1", text="one"),
+        Document(name="a.jsonl#3", text="two"),
+    ]
+
+
+def test_a_json_list_holds_texts_or_objects(tmp_path):
+    (path := tmp_path / "a.json").write_text('["one", {"body": "two"}]', encoding="utf-8")
+    assert texts(path, text_field="body") == ["one", "two"]
+
+
+def test_a_parquet_column_is_read_in_order(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    expected = [f"text {number} Ünï" for number in range(70)]
+    parquet.write_table(pyarrow.table({"text": expected, "id": list(range(70))}), path := tmp_path / "a.parquet")
+    assert texts(path) == expected
+
+
+def test_a_folder_is_read_in_order_of_names(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, content in {"b.txt": "b", "a.json": '["a1", "a2"]', "sub/c.jsonl": '"c"', "notes.md": "no"}.items():
+        (tmp_path / name).write_text(content)
+    found = [(document.name, document.text) for document in read_documents(tmp_path)]
+    assert found == [("a.json#1", "a1"), ("a.json#2", "a2"), ("b.txt", "b"), (f"{Path('sub/c.jsonl')}#1", "c")]
+
+
+def test_several_files_are_read_in_the_order_given(tmp_path):
+    paths = [tmp_path / name for name in ("b.txt", "a.txt")]
+    for path in paths:
+        path.write_text(path.name)
+    assert texts(paths) == ["b.txt", "a.txt"]
+
+
+def test_a_data_set_is_read_by_name_and_configuration(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return [{"text": "one"}, {"text": "two"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(read_documents("owner/set:small")) == [
+        Document(name="owner/set:small#1", text="one"),
+        Document(name="owner/set:small#2", text="two"),
+    ]
+    assert asked == [(("owner/set", "small"), {"split": "train", "streaming": True})]
+
+
+def test_a_corpus_can_be_read_twice_and_knows_its_size(tmp_path):
+    (path := tmp_path / "a.txt").write_text("onetwo")
+    corpus = Corpus(source=path)
+    assert [document.text for document in corpus] == [document.text for document in corpus] == ["onetwo"]
+    assert corpus.text_bytes == 6
+    assert Corpus(source="no/file").text_bytes is None
+
+
+# --- what cannot be read -------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "no.txt"
+    assert refusal(path) == (
+        f"Corpus {path} does not exist: give a .txt, .jsonl, .json, .parquet file, a folder or a data set."
+    )
+
+
+def test_an_unknown_file_type_is_named(tmp_path):
+    (path := tmp_path / "a.pdf").write_text("x")
+    assert refusal(path) == f"Corpus {path} has the type .pdf: expected one of .txt, .jsonl, .json, .parquet."
+
+
+def test_a_folder_without_texts_is_refused(tmp_path):
+    assert refusal(tmp_path) == (
+        f"Corpus folder {tmp_path} holds no .txt, .jsonl, .json, .parquet file: put text files into it."
+    )
+
+
+@pytest.mark.parametrize("unit", ["file", "blank-line"])
+@pytest.mark.parametrize(("start", "offset"), [(b"", 6), (b"\xef\xbb\xbf", 9)])
+def test_text_that_is_not_utf8_names_byte_and_offset(tmp_path, unit, start, offset):
+    (path := tmp_path / "a.txt").write_bytes(start + b"one\nca\xe9 x")
+    assert refusal(path, text_unit=unit) == (
+        f"Corpus {path} is not UTF-8: byte 0xe9 at offset {offset}. Convert it, for instance with iconv."
+    )
+
+
+def test_json_lines_that_are_not_utf8_name_byte_and_offset(tmp_path):
+    (path := tmp_path / "a.jsonl").write_bytes(b'"one"\n"\xff"\n')
+    assert refusal(path) == f"Corpus {path} is not UTF-8: byte 0xff at offset 7. Convert it, for instance with iconv."
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    (path := tmp_path / "a.txt").write_text("one")
+
+    def refuse(_self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert refusal(path) == f"Corpus {path} cannot be read: Permission denied. Check the file."
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("{'text': 1}", "Expecting property name enclosed in double quotes"), ("[" * 100_000, "maximum recursion depth")],
+)
+def test_a_broken_json_line_is_named(tmp_path, line, reason):
+    (path := tmp_path / "a.jsonl").write_text(f'"fine"\n{line}\n')
+    message = refusal(path)
+    assert message.startswith(f"Corpus {path} line 2 is not JSON: {reason}")
+    assert message.endswith(". Mend or remove the line.")
+
+
+def test_a_number_too_long_for_python_is_refused_like_other_broken_json(tmp_path):
+    (path := tmp_path / "a.json").write_text("[" + "9" * 5000 + "]")
+    message = refusal(path)
+    assert message.startswith(f"Corpus {path} is not JSON: Exceeds the limit")
+    assert message.endswith(". A file of one object a line is .jsonl.")
+
+
+def test_a_broken_json_list_is_named(tmp_path):
+    (path := tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert refusal(path) == (
+        f"Corpus {path} is not JSON: Extra data: line 2 column 1 (char 14). A file of one object a line is .jsonl."
+    )
+
+
+def test_json_that_is_no_list_is_refused(tmp_path):
+    (path := tmp_path / "a.json").write_text('{"text": "a"}')
+    assert refusal(path) == f"Corpus {path} holds a JSON dict: expected a list of texts or objects."
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [({"body": "x", "id": 1}, "fields body, id"), ({}, "fields none"), (7, "int"), ({"text": None}, "fields text")],
+)
+def test_an_item_without_text_is_named(tmp_path, item, found):
+    (path := tmp_path / "a.jsonl").write_text(json.dumps(item))
+    assert refusal(path) == (
+        f"Corpus {path} line 1 has no text in field 'text': found {found}. Name it with --text-field."
+    )
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    (path := tmp_path / "a.json").write_text(r'["ok \ud83d\ude00", "\ud83d"]')
+    assert refusal(path) == f"Corpus {path} item 2 holds half a surrogate pair, which is no text. Mend or remove it."
+
+
+def test_parquet_without_the_column_names_what_there_is(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"body": ["x"], "id": [1]}), path := tmp_path / "a.parquet")
+    assert refusal(path) == f"Corpus {path} has no column 'text': found body, id. Name it with --text-field."
+
+
+def test_a_null_in_parquet_is_named_by_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": ["x", None]}), path := tmp_path / "a.parquet")
+    assert refusal(path) == (
+        f"Corpus {path} row 2 has no text in field 'text': found NoneType. Name it with --text-field."
+    )
+
+
+def test_a_broken_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    (path := tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
+    message = refusal(path)
+    assert message.startswith(f"Corpus {path} is not a readable parquet file: ")
+    assert message.endswith(". Write it anew.")
+
+
+def test_a_missing_library_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
+    (path := tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refusal(path) == (
+        f"Corpus {path} needs pyarrow, which is not installed: pip install 'sae-analysis[parquet]'."
+    )
+    assert refusal("owner/set") == (
+        "Corpus 'owner/set' is no file or folder, and data sets need a library that is not installed: "
+        "give a path, or pip install 'sae-analysis[datasets]'."
+    )
+
+
+def test_a_data_set_that_cannot_be_loaded_gives_the_first_line_of_the_reason(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*_arguments, **_options):
+        raise ConnectionError("No way.\nDetails follow")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    assert refusal("owner/set") == (
+        "Corpus 'owner/set' is no file or folder here and could not be loaded as a data set: No way. "
+        "Give a path, or check the name and the connection."
+    )
+
+
+# --- windows -------------------------------------------------------------------------------------------------------
+
+
+def test_documents_are_cut_into_consecutive_windows():
+    assert windows(stream("abcde", "fg", seq_len=3)) == [
+        ("d0", 0, "abc", "abc", [97, 98, 99]),
+        ("d0", 3, "de", "de", [100, 101, 0]),
+        ("d1", 0, "fg", "fg", [102, 103, 0]),
+    ]
+
+
+def test_bos_takes_one_place_of_every_window_and_is_not_part_of_it():
+    found = windows(stream("abcde", seq_len=3, bos=True))
+    assert found == [
+        ("d0", 0, "ab", "ab", [BOS, 97, 98]),
+        ("d0", 2, "cd", "cd", [BOS, 99, 100]),
+        ("d0", 4, "e", "e", [BOS, 101, 0]),
+    ]
+
+
+def test_packed_windows_run_on_with_eos_between_documents():
+    found = windows(stream("abc", "", "de", "fg", seq_len=4, pack=True))
+    assert [(name, start, text, kept) for name, start, text, kept, _ in found] == [
+        ("d0", 0, "abc$", "abc"),
+        ("d2", 0, "de$f", "def"),
+        ("d3", 1, "g$", "g"),
+    ]
+
+
+def test_special_tokens_of_the_text_are_read_but_not_counted():
+    found = stream("a^b$", seq_len=8, bos=True)
+    assert [kept for *_, kept, _ in windows(found)] == ["ab"]
+    assert found.excluded == {"BOS": 1, "special": 2, "padding": 0}
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=12),
+    seq_len=st.integers(2, 9),
+    batch_size=st.integers(1, 5),
+    bos=st.booleans(),
+    pack=st.booleans(),
+    limit=st.none() | st.integers(1, 60),
+)
+def test_every_token_is_in_exactly_one_window(*, lengths, seq_len, batch_size, bos, pack, limit):
+    letters = iter(range(1000, 2000))
+    originals = ["".join(chr(next(letters)) for _ in range(length)) for length in lengths]
+    tokens = stream(*originals, seq_len=seq_len, batch_size=batch_size, bos=bos, pack=pack, max_tokens=limit)
+    batches = list(tokens)
+    found = windows(batches)
+    joined = "".join(text for _, _, text, _, _ in found)
+    everything = "".join(originals)
+    assert joined.replace("$", "") == everything[: len(joined.replace("$", ""))]
+    if limit is None:
+        assert joined.replace("$", "") == everything
+    else:
+        assert len(joined) <= limit
+        if not pack:
+            assert joined == everything[:limit]
+            assert tokens.truncated == (len(everything) > limit)
+    for name, start, text, kept, ids in found:
+        assert originals[int(name[1:])][start] == text[0]
+        assert len(text) <= seq_len - bos
+        assert kept == text.replace("$", "")
+        assert (ids[0] == BOS) == bos
+    assert sum(batch.token_count for batch in batches) == len(joined)
+    assert all(batch.ids.shape[0] <= batch_size for batch in batches)
+    positions = sum(batch.ids.numel() for batch in batches)
+    kept_count = sum(int(batch.windows.keep.sum()) for batch in batches)
+    assert positions == kept_count + sum(tokens.excluded.values())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "truncated"), [((5,), 5, False), ((5,), 4, True), ((5, 1), 5, True), ((9,), 3, True)]
+)
+def test_reading_is_truncated_when_text_is_left_over(lengths, limit, truncated):
+    tokens = stream(*("x" * length for length in lengths), seq_len=8, max_tokens=limit)
+    assert sum(batch.token_count for batch in tokens) == limit
+    assert tokens.truncated is truncated
+
+
+def test_the_batch_size_changes_neither_windows_nor_their_numbers():
+    originals = ["abcdefgh", "i", "jkl", "mnopq"]
+    one = windows(stream(*originals, seq_len=4, batch_size=1))
+    many = windows(stream(*originals, seq_len=4, batch_size=16))
+    assert [row[:4] for row in one] == [row[:4] for row in many]
+
+
+def test_an_empty_document_is_counted_and_gives_no_window():
+    tokens = stream("", "ab", seq_len=4)
+    assert len(windows(tokens)) == 1
+    assert (tokens.document_count, tokens.window_count) == (2, 1)
+
+
+def test_the_hash_is_of_the_documents_in_order():
+    tokens = stream("ab", "é", seq_len=4)
+    list(tokens)
+    assert tokens.sha256 == hashlib.sha256("ab\0é\0".encode()).hexdigest()
+
+
+def test_the_number_of_tokens_to_come_is_estimated_from_the_bytes_read(tmp_path):
+    (path := tmp_path / "a.txt").write_text("x" * 50)
+
+    def expected(**windowing):
+        tokens = TokenStream(Corpus(source=path), Letters(), Windowing(seq_len=8, **windowing), prepend_bos=False)
+        before = tokens.expected_tokens
+        list(tokens)
+        return before, tokens.expected_tokens
+
+    assert expected() == (None, 50)
+    assert expected(max_tokens=20) == (20, 20)
+
+
+def test_bos_that_the_tokenizer_lacks_is_refused():
+    with pytest.raises(CorpusError) as caught:
+        stream("a", bos=True, tokenizer=Nameless())
+    assert str(caught.value) == ("BOS was asked for (--bos always), but this tokenizer has none: use --bos never.")
+
+
+def test_packing_without_eos_is_refused():
+    with pytest.raises(CorpusError) as caught:
+        stream("a", pack=True, tokenizer=Nameless())
+    assert str(caught.value) == (
+        "Packing needs an EOS token between documents, and this tokenizer has none: drop --pack."
+    )
+
+
+def test_a_window_with_no_place_beside_bos_is_refused():
+    with pytest.raises(CorpusError) as caught:
+        stream("a", seq_len=1, bos=True)
+    assert str(caught.value) == "--seq-len 1 leaves no token beside BOS: give at least 2."
+
+
+# --- norm outliers -------------------------------------------------------------------------------------------------
+
+
+def test_norm_outliers_exceed_the_median_of_the_kept_tokens_of_their_own_window():
+    norms = torch.tensor([[1.0, 2.0, 3.0, 50.0, 999.0], [100.0, 100.0, 100.0, 50.0, 1.0]])
+    keep = torch.tensor([[True, True, True, True, False], [True] * 5])
+    found = norm_outliers(norms, keep, 3.0)
+    assert found.tolist() == [[False, False, False, True, False], [False] * 5]
+
+
+def test_a_window_without_kept_tokens_has_no_outliers():
+    assert not norm_outliers(torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.bool), 2.0).any()
+
+
+def test_windows_are_arrays_of_the_types_that_accumulators_expect():
+    [batch] = stream("abc", seq_len=4)
+    assert batch.windows.token_ids.dtype == batch.windows.sequence.dtype == np.int64
+    assert batch.ids.dtype == torch.int64

@@ -1,0 +1,508 @@
+"""The command line as typed: what it prints and writes, and one line for whatever a user gets wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import D_MODEL, D_SAE, LAYERS, TEXTS, make_sae, topk_weights
+
+from sae_analysis import main as command_line
+from sae_analysis.artifacts import read_result
+from sae_analysis.feature_selection import GRAMMAR
+from sae_analysis.main import main
+
+ROOT = Path(command_line.__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def fitting_sae_folder(tmp_path_factory):
+    """A TopK SAE with a feature for each direction of the residual stream and its opposite, so that it fits."""
+    eye = torch.eye(D_MODEL)
+    weights = topk_weights() | {
+        "encoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))),
+        "encoder.bias": torch.zeros(D_SAE),
+        "decoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))).T.contiguous(),
+        "b_dec": torch.zeros(D_MODEL),
+        "k": torch.tensor(12),
+    }
+    return make_sae(tmp_path_factory.mktemp("fitting") / "sae", weights, k=12)
+
+
+@pytest.fixture
+def typed(model_folder, fitting_sae_folder, corpus_file, tmp_path):
+    """Return the arguments of a run that works, with what a test changes: a value, or None to leave one out."""
+
+    def arguments(**changes):
+        options = {
+            "model": model_folder,
+            "sae": fitting_sae_folder,
+            "corpus": corpus_file,
+            "features": "0-2",
+            "seq_len": 32,
+            "output": tmp_path / "out",
+        } | changes
+        pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None)
+        return ["real", *(part for pair in pairs for part in pair), "--no-figures"]
+
+    return arguments
+
+
+def as_typed(arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# --- what works ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, model_folder, fitting_sae_folder):
+    assert main(typed()) == 0
+    result = read_result(tmp_path / "out" / "real.json")
+    fit, dictionary = result.fit, result.dictionary
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
+        f"{D_SAE} features",
+        f"Model:    {model_folder}, float32 on cpu",
+        "Hook:     blocks.1.hook_resid_post",
+        f"Corpus:   {result.provenance.corpus}: 24 documents, {fit.window_count} windows",
+        f"Tokens:   {fit.token_count:,} counted; not counted: {fit.excluded['padding']:,} padding",
+        "BOS:      not prepended (its tokenizer adds none)",
+        f"Fit:      explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}",
+        f"Features: {dictionary.dead_count} of {D_SAE} never fired; {dictionary.dense_count} fired on more than a "
+        "tenth of the tokens",
+        f"Wrote 1 files to {tmp_path / 'out'}:",
+        f"  {tmp_path / 'out' / 'real.json'}",
+    ]
+    assert [feature.feature_idx for feature in result.features] == [0, 1, 2]
+    assert fit.explained_variance > 0.5
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["real.json"]
+
+
+def test_a_run_as_typed_prints_the_same_and_nothing_on_stderr(typed, tmp_path):
+    found = as_typed(typed(features="random:2", max_tokens=200))
+    assert (found.returncode, found.stderr) == (0, "")
+    result = read_result(tmp_path / "out" / "real.json")
+    assert "(stopped by --max-tokens)" in found.stdout
+    assert result.fit.token_count == 200
+    assert len(result.features) == 2
+
+
+def test_the_package_runs_as_a_module(typed):
+    arguments = [sys.executable, "-m", "sae_analysis", *typed(features="9999")]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ("5,1", [5, 1]),
+        ("0-2,40-41", [0, 1, 2, 40, 41]),
+        ("all", list(range(D_SAE))),
+        ("dead:3", [32, 33, 34]),
+    ],
+)
+def test_features_are_those_asked_for(typed, tmp_path, features, expected):
+    assert main(typed(features=features)) == 0
+    found = read_result(tmp_path / "out" / "real.json").features
+    assert [feature.feature_idx for feature in found] == expected
+
+
+def test_top_features_are_the_most_frequent_or_the_strongest(typed, tmp_path):
+    found = {}
+    for features in ("all", "top:4", "top:4:max"):
+        assert main(typed(features=features)) == 0
+        found[features] = read_result(tmp_path / "out" / "real.json").features
+    by_count = sorted(found["all"], key=lambda feature: -feature.active_count)
+    by_maximum = sorted(found["all"], key=lambda feature: -feature.max_activation)
+    assert found["top:4"] == tuple(by_count[:4])
+    assert found["top:4:max"] == tuple(by_maximum[:4])
+
+
+def test_options_reach_the_result(typed, tmp_path):
+    arguments = typed(max_examples=1, norm_outliers=1.5, hook="blocks.2.hook_resid_pre", bos="always", seed=3)
+    assert main([*arguments, "--pack", "--allow-poor-fit"]) == 0
+    result = read_result(tmp_path / "out" / "real.json")
+    options = dict(result.provenance.options)
+    assert result.provenance.hook == "blocks.2.hook_resid_pre"
+    assert result.provenance.bos == "prepended, not counted (--bos always)"
+    assert {name: options[name] for name in ("max_examples", "norm_outliers", "pack", "seed", "seq_len")} == {
+        "max_examples": 1,
+        "norm_outliers": 1.5,
+        "pack": True,
+        "seed": 3,
+        "seq_len": 32,
+    }
+    assert result.fit.excluded.keys() == {"BOS", "norm outlier", "padding", "special"}
+    assert all(len(feature.examples) <= 1 for feature in result.features)
+
+
+def test_a_batch_of_nothing_but_special_tokens_is_no_obstacle(typed, tmp_path):
+    (corpus := tmp_path / "corpus.json").write_text(json.dumps(["<eos><eos>", *TEXTS, "<bos>"]))
+    assert main(typed(corpus=corpus, batch_size=1)) == 0
+    assert read_result(tmp_path / "out" / "real.json").fit.excluded["special"] == 3
+
+
+def test_a_bare_command_uses_the_demo(monkeypatch, tmp_path, model_folder, fitting_sae_folder, corpus_file):
+    from sae_analysis import demo
+
+    monkeypatch.setattr(demo, "default_model_folder", lambda: model_folder)
+    monkeypatch.setattr(demo, "default_sae_path", lambda: fitting_sae_folder)
+    monkeypatch.setattr(demo, "default_corpus", lambda: corpus_file)
+    monkeypatch.chdir(tmp_path)
+    assert main(["real", "--no-figures"]) == 0
+    result = read_result(tmp_path / "results" / "real.json")
+    assert len(result.features) == 10
+    assert result.provenance.model == "SmolLM2-135M-Instruct (embedded default)"
+    assert result.provenance.sae == "demo/sae (embedded default)"
+
+
+def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkeypatch, capsys):
+    from sae_analysis import visualizer
+
+    def draw(result, folder, kind, progress):
+        progress()
+        return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
+
+    monkeypatch.setattr(visualizer, "visualize_features", draw)
+    assert main([part for part in typed(features="4") if part != "--no-figures"]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
+        f"  {tmp_path / 'out' / 'feature_4_real.png'}\n"
+    )
+
+
+# --- help ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["real", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom sae_analysis.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(*{'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stderr == "\n"
+    assert "real" in found.stdout
+
+
+def test_help_names_every_default_and_no_absent_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["real", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(default: 128)" in printed
+    assert "(default: the demo model)" in printed
+    assert "None" not in printed
+    assert GRAMMAR in printed
+
+
+# --- what a user can get wrong -------------------------------------------------------------------------------------
+
+POSITIVE = "expected a whole number from 1, got"
+HELP = "(see sae-analysis real --help)"
+
+WRONG_ARGUMENTS = [
+    (["--seq-len", "0"], f"argument --seq-len: {POSITIVE} '0' {HELP}"),
+    (["--seq-len", "-5"], f"argument --seq-len: {POSITIVE} '-5' {HELP}"),
+    (["--batch-size", "2.5"], f"argument --batch-size: {POSITIVE} '2.5' {HELP}"),
+    (["--max-tokens", "0"], f"argument --max-tokens: {POSITIVE} '0' {HELP}"),
+    (["--max-examples", "none"], f"argument --max-examples: {POSITIVE} 'none' {HELP}"),
+    (["--max-examples", "9" * 13], f"argument --max-examples: {POSITIVE} '{'9' * 13}' {HELP}"),
+    (["--seed", "-1"], f"argument --seed: expected a whole number from 0, got '-1' {HELP}"),
+    (["--norm-outliers", "1"], f"argument --norm-outliers: expected a number above 1, got '1' {HELP}"),
+    (["--norm-outliers", "nan"], f"argument --norm-outliers: expected a number above 1, got 'nan' {HELP}"),
+    (["--norm-outliers", "inf"], f"argument --norm-outliers: expected a number above 1, got 'inf' {HELP}"),
+    (["--norm-outliers", "x"], f"argument --norm-outliers: expected a number above 1, got 'x' {HELP}"),
+    (["--corpus"], f"argument --corpus: expected one argument {HELP}"),
+    (["--no-such-option"], "unrecognized arguments: --no-such-option (see sae-analysis --help)"),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_one_line(extra, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["real", *extra])
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"), [([], "the following arguments are required: MODE"), (["bogus"], "argument MODE")]
+)
+def test_a_missing_or_unknown_mode_is_one_line(arguments, start, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {start}")
+    assert printed.err.endswith(" (see sae-analysis --help)\n")
+    assert printed.err.count("\n") == 1
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def broken_sae(folder, **weights):
+    return make_sae(folder / "broken", topk_weights() | weights)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def cut_safetensors(folder):
+    from safetensors.torch import save_file
+
+    save_file(topk_weights(), folder / "cut.safetensors")
+    return cut(folder / "cut.safetensors")
+
+
+INNER = ", ".join(f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS))
+
+BAD_INPUT = {
+    "missing corpus": (
+        lambda t: {"corpus": t / "no.txt"},
+        "Corpus {corpus} does not exist: give a .txt, .jsonl, .json, .parquet file, a folder or a data set.",
+    ),
+    "folder without text": (
+        lambda t: {"corpus": make_folder(t / "empty")},
+        "Corpus folder {corpus} holds no .txt, .jsonl, .json, .parquet file: put text files into it.",
+    ),
+    "unknown type": (
+        lambda t: {"corpus": write(t / "a.docx", "x")},
+        "Corpus {corpus} has the type .docx: expected one of .txt, .jsonl, .json, .parquet.",
+    ),
+    "empty corpus": (
+        lambda t: {"corpus": write(t / "a.txt", "")},
+        "The corpus has 0 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
+    ),
+    "no documents": (
+        lambda t: {"corpus": write(t / "a.json", "[]")},
+        "The corpus has 0 tokens that count, in 0 documents: statistics need at least 16. Give more text.",
+    ),
+    "one word": (
+        lambda t: {"corpus": write(t / "a.txt", "ship")},
+        "The corpus has 3 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
+    ),
+    "too few tokens allowed": (
+        lambda _: {"max_tokens": 15},
+        "The corpus has 15 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
+    ),
+    "not UTF-8": (
+        lambda t: {"corpus": write(t / "a.txt", b"caf\xe9")},
+        "Corpus {corpus} is not UTF-8: byte 0xe9 at offset 3. Convert it, for instance with iconv.",
+    ),
+    "broken JSON line": (
+        lambda t: {"corpus": write(t / "a.jsonl", '{"text": "one"}\n{"text": two}')},
+        "Corpus {corpus} line 2 is not JSON: Expecting value. Mend or remove the line.",
+    ),
+    "no text field": (
+        lambda _: {"text_field": "body"},
+        "Corpus {corpus} line 1 has no text in field 'body': found fields text. Name it with --text-field.",
+    ),
+    "missing SAE": (
+        lambda t: {"sae": t / "no"},
+        "SAE {sae} does not exist: give a checkpoint file, or the folder that holds it.",
+    ),
+    "truncated SAE": (
+        lambda t: {"sae": cut_safetensors(t)},
+        "SAE {sae} is damaged or cut short: Error while deserializing header: incomplete metadata, file not fully "
+        "covered. Fetch it again.",
+    ),
+    "SAE that is no checkpoint": (
+        lambda t: {"sae": write(t / "ae.pt", "Not found")},
+        "SAE {sae} is not a plain file of tensors: it is damaged, or holds objects that only running its code could "
+        "restore, which is refused. Save its state_dict instead.",
+    ),
+    "SAE with NaN": (
+        lambda t: {"sae": broken_sae(t, b_dec=torch.full((D_MODEL,), torch.nan))},
+        "The SAE's b_dec holds values that are not finite: its file is damaged.",
+    ),
+    "wrong hook": (
+        lambda _: {"hook": "blocks.1.hook_resid_pst"},
+        "Hook 'blocks.1.hook_resid_pst' does not exist in {model}. Nearest: blocks.1.hook_resid_post, "
+        "blocks.2.hook_resid_post, blocks.0.hook_resid_post, blocks.1.hook_resid_pre.",
+    ),
+    "hook of another width": (
+        lambda _: {"hook": "blocks.1.mlp.hook_post"},
+        "The SAE reads 16-wide activations, but hook blocks.1.mlp.hook_post of {model} gives 40. Hooks that fit: "
+        "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_mlp_out, "
+        "blocks.0.hook_resid_post, blocks.1.hook_resid_pre and 9 more.",
+    ),
+    "SAE of another width": (
+        lambda t: {"sae": wider_sae(t)},
+        "The SAE reads 40-wide activations, but hook blocks.1.hook_resid_post of {model} gives 16. Hooks that fit: "
+        f"{INNER}.",
+    ),
+    "SAE that does not fit": (
+        lambda t: {"sae": broken_sae(t, b_dec=torch.full((D_MODEL,), 100.0))},
+        "The SAE does not fit blocks.1.hook_resid_post of {model}: its explained variance is {variance}, and a mean "
+        "would reach 0. Check --hook, --bos and --model, or look at the results anyway with --allow-poor-fit.",
+    ),
+    "feature out of range": (
+        lambda _: {"features": "0,48"},
+        "Feature 48 does not exist: the SAE has features 0 to 47.",
+    ),
+    "too many features": (
+        lambda _: {"features": "random:49"},
+        "--features asks for 49 features: the SAE has 48. Ask for fewer.",
+    ),
+    "malformed features": (
+        lambda _: {"features": "0-5;7"},
+        f"--features '0-5;7' cannot be read at '0-5;7': expected {GRAMMAR}.",
+    ),
+    "empty range": (
+        lambda _: {"features": "9-3"},
+        "--features '9-3' has the empty range 9-3: write 3-9.",
+    ),
+    "window beyond the context": (
+        lambda _: {"seq_len": 129},
+        "--seq-len 129 is more than {model} was made for: give at most 128.",
+    ),
+    "window without a place": (
+        lambda _: {"seq_len": 1, "bos": "always"},
+        "--seq-len 1 leaves no token beside BOS: give at least 2.",
+    ),
+    "unknown dtype": (
+        lambda _: {"dtype": "int4"},
+        "--dtype int4 is not one of auto, float32, bfloat16, float16.",
+    ),
+}
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def wider_sae(folder):
+    return broken_sae(
+        folder,
+        **{"encoder.weight": torch.ones(D_SAE, 40), "decoder.weight": torch.ones(40, D_SAE), "b_dec": torch.ones(40)},
+    )
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_harms_nothing(
+    *, case, typed, tmp_path, capfd, model_folder, fitting_sae_folder, corpus_file
+):
+    make, message = BAD_INPUT[case]
+    changes = make(tmp_path)
+    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
+    assert main(typed(**changes)) == 2
+    printed = capfd.readouterr()
+    given = {"model": model_folder, "sae": fitting_sae_folder, "corpus": corpus_file} | changes
+    variance = printed.err.partition("variance is ")[2].partition(",")[0]
+    assert printed == ("", f"error: {message.format(**given, variance=variance)}\n")
+    assert old.read_text() == "what an earlier run wrote"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["real.json"]
+
+
+def test_an_unknown_model_offline_is_one_line(typed, capfd):
+    assert main(typed(model="no-one/no-such-model")) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: Model 'no-one/no-such-model' is no local folder, and no hub or cache could give it: ")
+    assert err.endswith(
+        ". Check the name and the connection, or give a folder with config.json, tokenizer and safetensors.\n"
+    )
+
+
+def test_a_model_with_missing_parameters_is_one_line_as_typed(typed, model_folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = as_typed(typed(model=folder))
+    assert (found.returncode, found.stdout, found.stderr) == (
+        2,
+        "",
+        f"error: Model {folder} lacks 1 of its parameters (first: lm_head.weight): its weight file does not belong to "
+        "its config.json. Fetch it again.\n",
+    )
+
+
+def test_an_output_that_is_a_file_is_one_line(typed, tmp_path, capsys):
+    (path := tmp_path / "file").write_text("mine")
+    assert main(typed(output=path)) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"error: Output folder {path} cannot be written to: File exists. Choose another with --output.\n",
+    )
+    assert path.read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, capsys, monkeypatch):
+    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(typed()) == 2
+    assert capsys.readouterr().err == (
+        f"error: {old} cannot be written: No space left on device. Free space or choose another --output.\n"
+    )
+    assert old.read_text() == "what an earlier run wrote"
+
+
+def test_a_poor_fit_can_be_looked_at_anyway(typed, tmp_path):
+    sae = broken_sae(tmp_path, b_dec=torch.full((D_MODEL,), 100.0))
+    assert main([*typed(sae=sae), "--allow-poor-fit"]) == 0
+    assert read_result(tmp_path / "out" / "real.json").fit.explained_variance < 0
+
+
+def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch):
+    from sae_analysis import feature_selection
+    from sae_analysis.errors import FeatureError
+
+    def fail(_text):
+        raise FeatureError("first\nsecond")
+
+    monkeypatch.setattr(feature_selection, "parse_features", fail)
+    assert main(typed()) == 2
+    assert capsys.readouterr().err == "error: first second\n"
+
+
+def test_a_bug_keeps_its_traceback(typed, monkeypatch):
+    from sae_analysis import feature_selection
+
+    monkeypatch.setattr(feature_selection, "parse_features", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(typed())
+
+
+def test_ctrl_c_ends_with_130_and_leaves_the_old_result(typed, tmp_path, capsys, monkeypatch):
+    from sae_analysis import real_activations
+
+    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
+
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(real_activations, "analyze", interrupt)
+    assert main(typed()) == 130
+    assert capsys.readouterr() == ("", "Interrupted; what was written before is whole.\n")
+    assert old.read_text() == "what an earlier run wrote"
