@@ -337,6 +337,15 @@ def test_ticks_of_a_signed_histogram_mirror_each_other():
     assert ticks == ["−5", "−0.5", "0.5", "5"]
 
 
+def test_a_tick_label_stands_below_its_value():
+    stats = make.stats()
+    page = feature_page(stats)
+    axes = page.plots["activation histogram"]
+    (label,) = (item.box for item in page.lettering if item.panel == "activation histogram" and item.text == "2")
+    value = axes.transData.transform((bin_position(stats.histogram.edges, 2.0), 1.0))[0] * 72 / page.dpi
+    assert label.x + label.width / 2 == pytest.approx(value, abs=0.1)
+
+
 def test_real_and_synthetic_have_their_hues():
     for kind, hue in (("real", LIGHT.real), ("synthetic", LIGHT.synthetic)):
         (patch,) = feature_page(make.stats(), None, kind).plots["activation histogram"].patches
@@ -364,6 +373,9 @@ def test_the_peak_is_bold_and_its_value_stands_at_the_right():
     bold = [item for item in page.lettering if item.panel == "examples" and item.bold]
     assert [item.text for item in bold[1:]] == [example.tokens[4].strip(), "8.25"]
     assert bold[2].box.x > bold[1].box.right
+    paths = page.findobj(mpl.collections.PathCollection)
+    strokes = {round(float(width), 2) for item in paths for width in item.get_linewidths()}
+    assert 0.42 in strokes
     assert "document 12 token 344" in words(page, "examples")
 
 
