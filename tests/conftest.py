@@ -11,13 +11,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
 # The modules whose annotations carry tensor shapes; beartype cannot check the typing.Self of the others.
 SHAPED = ("corpus", "directions", "language_model", "real_activations", "reconstruction", "sae_interface")
 install_import_hook([f"sae_analysis.{name}" for name in SHAPED], "beartype.beartype")
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+# Shrinking a failure is for a person at work, not for CI: without it a red run ends as soon as a green one.
+PHASES = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, phases=PHASES)
 settings.load_profile("suite")
 torch.set_num_threads(1)
 

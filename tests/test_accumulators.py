@@ -1,6 +1,6 @@
 """Every accumulator against brute force, and through one tester: any split, any order, any merge, state and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,7 +21,17 @@ from sae_analysis.accumulators import (
     position_edges,
 )
 from sae_analysis.accumulators.exact import ExactSum, mantissas
+from sae_analysis.accumulators import exact, examples
 from sae_analysis.accumulators.examples import magnitude_priority
+
+@pytest.fixture(scope="module", autouse=True)
+def buffers_that_are_always_full() -> Iterator[None]:
+    """Fold and prune as often as a long stream would, so that every admission threshold is in force."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact.KeyedSums, "_BUFFER_ROWS", 0)
+        patch.setattr(examples, "_BUFFER_PAIRS", 0)
+        yield
+
 
 FEATURES, VOCABULARY, SEQ_LEN, TOP, SAMPLED = 3, 5, 6, 2, 3
 
@@ -261,12 +271,10 @@ def test_strongest_examples_equal_brute_force(corpus: list[Window]) -> None:
             key=lambda entry: (-int(magnitude_priority(np.array([entry[2]]))[0]), entry[0].sequence, entry[1]),
         )
         expected, seen = [], set()
-        for window, _, _ in ranked:
+        for window, position, _ in ranked:
             if window.ids not in seen:
                 seen.add(window.ids)
-                copies = [entry for entry in ranked if entry[0].ids == window.ids]
-                earliest = min(copy.sequence for copy, _, _ in copies)
-                expected.append(next((copy, place) for copy, place, _ in copies if copy.sequence == earliest))
+                expected.append((window, position))
         assert len(strongest) == min(TOP, len(expected))
         for held, (window, position) in zip(strongest, expected, strict=False):
             assert (held.sequence, held.peak) == (window.sequence, position)

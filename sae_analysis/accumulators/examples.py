@@ -80,8 +80,8 @@ def _mix(state: Priority) -> Priority:
 class _Ranking:
     """For each feature the ``capacity`` pairs of highest priority, at most one per distinct window.
 
-    Order: priority, then place in the corpus. Windows of equal tokens are one window: it has the highest priority and
-    the first place of its copies, whose values differ by rounding where they were run in different batches.
+    Order: priority, then place in the corpus. Windows of equal tokens are one window: the first in that order stands
+    for all its copies.
     """
 
     _COLUMNS = ("feature", "sequence", "position", "content", "priority")
@@ -92,6 +92,11 @@ class _Ranking:
         self._pending: list[dict[str, npt.NDArray]] = []
         self.pending_rows = 0
         self._admission = np.zeros(features, np.uint64)
+
+    @property
+    def held_rows(self) -> int:
+        """Pairs that survived the last pruning."""
+        return len(self._table["feature"])
 
     @staticmethod
     def _empty() -> dict[str, npt.NDArray]:
@@ -134,7 +139,7 @@ class _Ranking:
         rows = {name: np.concatenate([part[name] for part in parts]) for name in self._COLUMNS}
         in_order = np.lexsort((rows["position"], rows["sequence"], ~rows["priority"], rows["feature"]))
         rows = {name: column[in_order] for name, column in rows.items()}
-        rows = _merge_copies(rows)
+        rows = _take(rows, _first_of_each(rows["feature"], rows["content"]))
         begins = np.searchsorted(rows["feature"], np.arange(len(self._admission) + 1))
         rank = np.arange(len(rows["feature"])) - begins[rows["feature"]]
         full = np.diff(begins) >= self.capacity
@@ -149,16 +154,13 @@ def _take(rows: dict[str, npt.NDArray], chosen: npt.NDArray) -> dict[str, npt.ND
     return {name: column[chosen] for name, column in rows.items()}
 
 
-def _merge_copies(rows: dict[str, npt.NDArray]) -> dict[str, npt.NDArray]:
-    """Keep the first row of each feature and content, in the order given, with the earliest place of them all."""
-    by_content = np.lexsort((rows["sequence"], rows["content"], rows["feature"]))
-    feature, content = rows["feature"][by_content], rows["content"][by_content]
-    starts = np.concatenate(([True], (feature[1:] != feature[:-1]) | (content[1:] != content[:-1])))[: len(feature)]
-    earliest = by_content[starts]
-    first = np.minimum.reduceat(by_content, np.flatnonzero(starts)) if len(by_content) else by_content
-    kept = np.argsort(first)
-    merged = _take(rows, first[kept])
-    return merged | {name: rows[name][earliest[kept]] for name in ("sequence", "position")}
+def _first_of_each(feature: IntArray, content: Priority) -> npt.NDArray[np.bool_]:
+    """Mark the first row of each (feature, content), in the order given."""
+    by_pair = np.lexsort((np.arange(len(feature)), content, feature))
+    same = (feature[by_pair][1:] == feature[by_pair][:-1]) & (content[by_pair][1:] == content[by_pair][:-1])
+    marks = np.ones(len(feature), np.bool_)
+    marks[by_pair[1:][same]] = False
+    return marks
 
 
 class ExampleStatistics:
@@ -189,8 +191,7 @@ class ExampleStatistics:
         pairs = (acts.feature[kept] << _PAIR_SEQUENCE_BITS) | sequence[kept]
         self._pending.append((pairs, acts.position[kept], acts.value[kept]))
         self._remember(windows, np.flatnonzero(admitted.any(axis=0)))
-        held = sum(ranking.capacity for ranking in self._rankings) * self._features
-        if max(ranking.pending_rows for ranking in self._rankings) > max(_BUFFER_PAIRS, held):
+        if any(ranking.pending_rows > max(_BUFFER_PAIRS, ranking.held_rows) for ranking in self._rankings):
             self._prune()
 
     def _remember(self, windows: Windows, rows: IntArray) -> None:
