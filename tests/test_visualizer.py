@@ -516,6 +516,11 @@ def test_hues_stay_apart_for_every_eye(eye):
         assert np.linalg.norm(seen(one) - seen(other)) > 60
 
 
+def test_each_sign_has_its_hue():
+    assert LIGHT.activation(2.0, 2.0) == LIGHT.positive
+    assert LIGHT.activation(-3.0, 2.0) == LIGHT.negative
+
+
 def test_a_nan_or_an_empty_scale_has_no_colour():
     assert LIGHT.activation(math.nan, 1.0) == LIGHT.paper
     assert LIGHT.activation(1.0, 0.0) == LIGHT.paper
