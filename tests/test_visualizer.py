@@ -517,8 +517,8 @@ def test_hues_stay_apart_for_every_eye(eye):
 
 
 def test_each_sign_has_its_hue():
-    assert LIGHT.activation(2.0, 2.0) == LIGHT.positive
-    assert LIGHT.activation(-3.0, 2.0) == LIGHT.negative
+    assert LIGHT.activation(2.0, 2.0) == pytest.approx(LIGHT.positive)
+    assert LIGHT.activation(-3.0, 2.0) == pytest.approx(LIGHT.negative)
 
 
 def test_a_nan_or_an_empty_scale_has_no_colour():
