@@ -210,8 +210,8 @@ def _run_real(options: argparse.Namespace) -> int:
     if not options.no_figures:
         from sae_analysis.visualizer import visualize_features
 
-        with _picture_bar(len(result.features)) as advance_pictures:
-            written += visualize_features(result, options.output, "real", progress=advance_pictures)
+        with _page_bar() as advance_pages:
+            written += visualize_features(result, options.output, "real", progress=advance_pages)
     print(f"Wrote {len(written)} files to {options.output}:")
     for path in written:
         print(f"  {path}")
@@ -232,11 +232,16 @@ def _token_bar() -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
-def _picture_bar(features: int) -> Iterator[Callable[[], None]]:
+def _page_bar() -> Iterator[Callable[[int, int], None]]:
     from tqdm import tqdm
 
-    with tqdm(total=features, unit="page", desc="drawing", disable=None) as bar:
-        yield lambda *_: bar.update(1)
+    with tqdm(unit="page", desc="drawing", disable=None) as bar:
+
+        def advance(drawn: int, total: int) -> None:
+            bar.total = total
+            bar.update(drawn - bar.n)
+
+        yield advance
 
 
 def _print_header(result) -> None:  # noqa: ANN001 - AnalysisResult; records are imported late

@@ -1,5 +1,6 @@
 """Every accumulator against brute force, and through one tester: any split, any order, any merge, state and back."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,11 +19,13 @@ from sae_analysis.accumulators import (
     TokenStatistics,
     ValueStatistics,
     Windows,
+    exact,
+    examples,
     position_edges,
 )
 from sae_analysis.accumulators.exact import ExactSum, mantissas
-from sae_analysis.accumulators import exact, examples
 from sae_analysis.accumulators.examples import magnitude_priority
+
 
 @pytest.fixture(scope="module", autouse=True)
 def buffers_that_are_always_full() -> Iterator[None]:
@@ -225,7 +228,7 @@ def histogram_by_hand(values: np.ndarray, edges: tuple[float, ...]) -> tuple[tup
     """Count values in [a, b) above zero, and in (a, b] below: a magnitude on an edge belongs to the larger bin."""
     counts = [0] * (len(edges) - 1)
     for value in values.astype(np.float64):
-        for index, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for index, (low, high) in enumerate(itertools.pairwise(edges)):
             top = index == len(counts) - 1 and value == high
             bottom = index == 0 and value == low
             if (value > 0 and low <= value < high) or (value < 0 and low < value <= high) or top or bottom:

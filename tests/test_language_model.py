@@ -646,6 +646,17 @@ def test_lens_logit_effects_of_heads_go_through_their_output_weights(lens):
     )
 
 
+def test_lens_hooks_before_a_norm_have_no_linear_path(lens, monkeypatch):
+    """Gemma 2 normalises what attention and MLP add; the block then has norms of these names."""
+    for name in ("ln1_post", "ln2_post"):
+        monkeypatch.setattr(lens.module.blocks[1], name, nn.Identity(), raising=False)
+    normed = type(lens)("normed", lens.module)
+    assert not normed.tap("blocks.1.attn.hook_z").is_linear
+    assert not normed.tap("blocks.1.mlp.hook_post").is_linear
+    assert normed.tap("blocks.0.attn.hook_z").is_linear
+    assert normed.tap("blocks.1.hook_attn_out").is_linear
+
+
 def test_lens_sees_no_padding_at_the_end(lens):
     with torch.no_grad():
         alone = lens.activations(IDS[:, :3], "blocks.1.hook_resid_post")

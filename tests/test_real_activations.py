@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import D_SAE, K, TEXTS, make_sae, topk_weights
+from conftest import D_SAE, TEXTS, K, make_sae, topk_weights
 from oracle import Dense, disagreements
 
 from sae_analysis.corpus import Corpus, Document, Windowing

@@ -20,7 +20,7 @@ Priority = npt.NDArray[np.uint64]
 
 _IGNORED_BITS = 10
 """Low mantissa bits that do not count when magnitudes are ranked (1.2e-4 of the value): windows that begin alike have
-the same activations there but for float32 rounding, which differs from batch to batch and must not decide their rank."""
+the same activations there but for float32 rounding, which differs between batches and must not decide their rank."""
 
 _PAIR_SEQUENCE_BITS = 40
 """A pair of feature and window fits into 64 bits: 2^40 windows, 2^23 features."""
