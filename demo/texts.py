@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_analysis.demo import HELD_OUT_EVERY
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-HELD_OUT_EVERY = 10
-"""The 10th, 20th, 30th ... document of a source, in the order of its file names, is never trained on."""
 
 WINDOW_TOKENS = 128
 """Length of a context window; documents are cut, never joined, and the shorter rest of each is kept."""

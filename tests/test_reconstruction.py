@@ -1,17 +1,19 @@
 """How well an SAE fits: against plain formulas on dense arrays, and against a forward pass made by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import D_MODEL, TEXTS
+from conftest import D_MODEL, TEXTS, make_sae
 from torch import nn
 
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import Document, TokenStream, Windowing
 from sae_analysis.errors import FitError, ModelError
 from sae_analysis.reconstruction import SplicedLoss, attach, check_fit, spliced_loss, update_fit
+from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import ReLU, SparseAutoencoder, UnifiedSAEInterface
 
 HOOK = "blocks.1.hook_resid_post"
@@ -290,3 +292,14 @@ def test_an_sae_with_parameters_leaves_the_grad_mode_to_the_caller(model):
     with torch.no_grad():
         loss = spliced_loss(site, batches_of(model, prepend_bos=False))
     assert loss.recovered_against_zero == pytest.approx(1.0, abs=1e-4)
+
+
+def test_attach_warns_of_an_sae_trained_on_another_model(model, tmp_path, caplog):
+    attach(load_sae(make_sae(tmp_path / "other", lm_name="EleutherAI/pythia-70m-deduped")), model, None)
+    assert caplog.messages == [
+        f"The SAE says that it was trained on EleutherAI/pythia-70m-deduped, and is read on {model.name}."
+    ]
+    caplog.clear()
+    attach(load_sae(make_sae(tmp_path / "same", lm_name=f"somebody/{Path(model.name).name}")), model, None)
+    attach(load_sae(make_sae(tmp_path / "silent")), model, None)
+    assert caplog.messages == []
