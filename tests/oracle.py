@@ -86,7 +86,14 @@ class Dense:
         sums = defaultdict(list)
         for token, value in zip(tokens.tolist(), active.tolist(), strict=True):
             sums[token].append(value)
+        kept = Counter(
+            token
+            for window, keep in zip(self.windows, self.keep, strict=True)
+            for token in np.array(window)[keep].tolist()
+        )
         for row in stats.top_tokens:
+            compare(f"rate on {row.token_id}", row.firing_rate, by_token[row.token_id] / kept[row.token_id])
+            compare(f"share of {row.token_id}", row.share, by_token[row.token_id] / len(active))
             compare(
                 f"mean on {row.token_id}",
                 row.mean_activation,

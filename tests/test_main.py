@@ -173,7 +173,7 @@ def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkey
     from sae_analysis import visualizer
 
     def draw(result, folder, kind, progress):
-        progress()
+        progress(1, 1)
         return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
 
     monkeypatch.setattr(visualizer, "visualize_features", draw)
