@@ -17,7 +17,7 @@ from sae_analysis.errors import ModelError
 from sae_analysis.language_model import TokenText, hook_layer, load_model
 from sae_analysis.language_model.huggingface import HuggingFaceModel
 
-IDS = torch.tensor([[5, 17, 42, 99, 7, 200], [300, 3, 250, 8, 8, 19]])
+IDS = torch.tensor([[5, 17, 42, 99, 7, 200], [0, 3, 0, 8, 8, 19]])  # id 0 is a token like any other
 SCRIPTS = (
     "plain words",
     "Über",
@@ -544,6 +544,14 @@ def test_float32_is_the_format_on_a_cpu_and_others_can_be_asked_for(model_folder
     assert half.dtype == torch.bfloat16
     assert half.activations(IDS, "blocks.0.hook_resid_post").dtype == torch.bfloat16
     assert half.logits(IDS, "blocks.0.hook_resid_post", lambda x: x.float()).dtype == torch.bfloat16
+
+
+def test_what_is_stored_in_half_precision_is_run_in_float32_on_a_cpu(copied):
+    halves = {name: weight.bfloat16() for name, weight in load_file(copied / "model.safetensors").items()}
+    save_file(halves, copied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    assert load_model(str(copied), device="cpu").dtype == torch.float32
 
 
 def test_the_fingerprint_tells_models_apart_but_not_number_formats(model, model_folder, copied, tmp_path):

@@ -172,9 +172,10 @@ def test_k_beyond_the_positive_ones_gives_zeros_that_are_not_active():
     assert sae.encode(torch.tensor([[0.0, 2.0]])).sparse_features.tolist() == [[0.0, 0.0]]
 
 
-def test_half_precision_inputs_are_computed_in_float32():
-    sae = random_sae(TopK(3))
-    x = torch.randn(4, 6).bfloat16()
+@pytest.mark.parametrize("subtract", [True, False])
+def test_half_precision_inputs_are_computed_in_float32(subtract):
+    sae = by_hand(TopK(1), subtract_b_dec=subtract)
+    x = (X / 3).bfloat16()
     out = sae.encode(x)
     assert out.pre_activation.dtype == torch.float32
     assert torch.equal(out.pre_activation, sae.encode(x.float()).pre_activation)
