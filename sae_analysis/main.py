@@ -188,7 +188,7 @@ def _run_real(options: argparse.Namespace) -> int:
         source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field
     )
     next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded
-    model = load_model(options.model or str(default_model_folder()), dtype=options.dtype, device=options.device)
+    model = load_model(options.model or str(default_model_folder(_say)), dtype=options.dtype, device=options.device)
     settings = RealSettings(
         windowing=Windowing(
             seq_len=options.seq_len, batch_size=options.batch_size, pack=options.pack, max_tokens=options.max_tokens
@@ -216,6 +216,10 @@ def _run_real(options: argparse.Namespace) -> int:
     for path in written:
         print(f"  {path}")
     return 0
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 @contextmanager

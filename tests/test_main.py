@@ -158,7 +158,7 @@ def test_a_batch_of_nothing_but_special_tokens_is_no_obstacle(typed, tmp_path):
 def test_a_bare_command_uses_the_demo(monkeypatch, tmp_path, model_folder, fitting_sae_folder, corpus_file):
     from sae_analysis import demo
 
-    monkeypatch.setattr(demo, "default_model_folder", lambda: model_folder)
+    monkeypatch.setattr(demo, "default_model_folder", lambda *_: model_folder)
     monkeypatch.setattr(demo, "default_sae_path", lambda: fitting_sae_folder)
     monkeypatch.setattr(demo, "default_corpus", lambda: corpus_file)
     monkeypatch.chdir(tmp_path)
