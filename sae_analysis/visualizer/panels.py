@@ -183,7 +183,7 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
     for line in set_round(pieces_of(example.tokens), peak, column.width - notes, BODY, lines):
         token_line(sheet, line, example, scale, column.take(BODY_LEADING), row=row)
     sheet.text(right, top + 11, number(example.activations[peak]), size=BODY, bold=True, align="right")
-    place = f"token {count(example.source_position + peak)}" if example.source else ""
+    place = f"token {example.source_position + peak:,}" if example.source else ""
     copies = f"{count(example.duplicates)} copies" if example.duplicates > 1 else ""
     baseline = top + BODY_LEADING + 6
     for note in filter(None, (" ".join(example.source.split()), place, copies)):
