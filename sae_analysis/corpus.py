@@ -343,7 +343,7 @@ class TokenStream:
             CorpusError: BOS or EOS is needed and the tokenizer has none, or the window has no place beside BOS.
         """
         if prepend_bos and tokenizer.bos_token_id is None:
-            raise CorpusError("BOS was asked for (--bos always), but this tokenizer has none: use --bos never.")
+            raise CorpusError("BOS is to stand in front of each window, but this tokenizer has none: use --bos never.")
         if windowing.pack and tokenizer.eos_token_id is None:
             raise CorpusError("Packing needs an EOS token between documents, and this tokenizer has none: drop --pack.")
         if windowing.seq_len - prepend_bos < 1:

@@ -17,6 +17,9 @@ EXIT_INTERRUPTED = 130
 _MOST_DIGITS = 12
 """Longest number that is taken for one; what is longer is a slip of the hand and would not fit into memory."""
 
+_LONGEST_FILE_NAME = 255
+"""Bytes of a part of a path that file systems accept."""
+
 _DEMO_NAMES = {
     "model": "SmolLM2-135M-Instruct (embedded default)",
     "sae": "demo/sae (embedded default)",
@@ -81,9 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_subject_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is analysed")
     group.add_argument(
-        "--model", help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)"
+        "--model",
+        type=_name,
+        help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)",
     )
-    group.add_argument("--sae", help="SAE checkpoint, file or folder (default: the demo SAE)")
+    group.add_argument("--sae", type=_name, help="SAE checkpoint, file or folder (default: the demo SAE)")
     group.add_argument("--hook", help="where the SAE reads, e.g. blocks.9.hook_resid_post (default: the SAE's own)")
     group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
     group.add_argument(
@@ -102,6 +107,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--corpus",
+        type=_name,
         help=".txt, .jsonl, .json, .parquet, a folder of these, or a data set's name (default: the demo corpus)",
     )
     group.add_argument(
@@ -139,6 +145,12 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _is_whole(text: str) -> bool:
     return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+def _name(text: str) -> str:
+    if max(len(part.encode(errors="surrogateescape")) for part in text.split("/")) > _LONGEST_FILE_NAME:
+        raise argparse.ArgumentTypeError(f"expected a path or a name, got {len(text)} characters of something else")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -48,8 +48,13 @@ def attach(sae: UnifiedSAEInterface, model: LanguageModel, hook: str | None, bos
 
     Raises:
         ModelError: no such hook, or several of the right width and nothing that says which.
-        FitError: the hook's width is not the SAE's.
+        FitError: the hook's width is not the SAE's, or the SAE writes another width than it reads.
     """
+    if (d_out := sae.decoder_weights.shape[1]) != sae.activation_dim:
+        raise FitError(
+            f"The SAE reads {sae.activation_dim}-wide activations and writes {d_out}-wide ones: transcoders are not "
+            "supported yet. Give an SAE that reconstructs what it reads."
+        )
     hook = _choose_hook(sae, model, hook)
     trained_on = str(sae.metadata.get("model", ""))
     ours, theirs = (name.rstrip("/").rpartition("/")[2].lower() for name in (model.name, trained_on))

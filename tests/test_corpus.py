@@ -412,7 +412,9 @@ def test_the_number_of_tokens_to_come_is_estimated_from_the_bytes_read(tmp_path)
 def test_bos_that_the_tokenizer_lacks_is_refused():
     with pytest.raises(CorpusError) as caught:
         stream("a", bos=True, tokenizer=Nameless())
-    assert str(caught.value) == ("BOS was asked for (--bos always), but this tokenizer has none: use --bos never.")
+    assert str(caught.value) == (
+        "BOS is to stand in front of each window, but this tokenizer has none: use --bos never."
+    )
 
 
 def test_packing_without_eos_is_refused():

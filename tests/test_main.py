@@ -222,6 +222,10 @@ WRONG_ARGUMENTS = [
     (["--max-examples", "none"], f"argument --max-examples: {POSITIVE} 'none' {HELP}"),
     (["--max-examples", "9" * 13], f"argument --max-examples: {POSITIVE} '{'9' * 13}' {HELP}"),
     (["--seed", "-1"], f"argument --seed: expected a whole number from 0, got '-1' {HELP}"),
+    (
+        ["--model", "x" * 256],
+        f"argument --model: expected a path or a name, got 256 characters of something else {HELP}",
+    ),
     (["--norm-outliers", "1"], f"argument --norm-outliers: expected a number above 1, got '1' {HELP}"),
     (["--norm-outliers", "nan"], f"argument --norm-outliers: expected a number above 1, got 'nan' {HELP}"),
     (["--norm-outliers", "inf"], f"argument --norm-outliers: expected a number above 1, got 'inf' {HELP}"),

@@ -303,3 +303,22 @@ def test_attach_warns_of_an_sae_trained_on_another_model(model, tmp_path, caplog
     attach(load_sae(make_sae(tmp_path / "same", lm_name=f"somebody/{Path(model.name).name}")), model, None)
     attach(load_sae(make_sae(tmp_path / "silent")), model, None)
     assert caplog.messages == []
+
+
+def test_attach_refuses_an_sae_that_writes_another_width_than_it_reads(model):
+    transcoder = UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=torch.ones(D_MODEL, 4),
+            b_enc=torch.zeros(4),
+            W_dec=torch.ones(4, D_MODEL + 1),
+            b_dec=torch.zeros(D_MODEL + 1),
+            rule=ReLU(),
+            subtract_b_dec=False,
+        )
+    )
+    with pytest.raises(FitError) as caught:
+        attach(transcoder, model, HOOK)
+    assert str(caught.value) == (
+        "The SAE reads 16-wide activations and writes 17-wide ones: transcoders are not supported yet. Give an SAE "
+        "that reconstructs what it reads."
+    )

@@ -152,7 +152,7 @@ class LanguageModel(ABC):
         centre = "centred over the residual stream, " if self._centres() else ""
         return (
             f"decoder direction x {through}gain of the final norm ({centre}without its scale) x unembedding, "
-            "minus the mean over the vocabulary; change of logit per unit of activation"
+            "minus the mean over the vocabulary; change of logit, before any soft cap, per unit of activation"
         )
 
     def logit_effects(
