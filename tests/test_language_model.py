@@ -437,7 +437,8 @@ def test_logit_effects_of_inner_hooks_go_through_the_output_weights(byte_level):
 def test_the_logit_convention_is_said_in_words(byte_level):
     assert random_model("gpt2", byte_level).logit_convention("blocks.1.mlp.hook_post") == (
         "decoder direction x output weights x gain of the final norm (centred over the residual stream, without its "
-        "scale) x unembedding, minus the mean over the vocabulary; change of logit, before any soft cap, per unit of activation"
+        "scale) x unembedding, minus the mean over the vocabulary; change of logit, before any soft cap, per unit of "
+        "activation"
     )
 
 

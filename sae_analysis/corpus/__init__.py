@@ -1,0 +1,39 @@
+"""Text in, context windows out: the one place that says which documents are read and which tokens count.
+
+A corpus is a ``.txt``, ``.jsonl``, ``.json`` or ``.parquet`` file, a folder of these, or the name of a data set that
+the ``datasets`` library can load. Documents are read in order and none is dropped; an empty one is counted.
+
+How windows are made. Each document is cut into consecutive windows of ``seq_len`` tokens, of which the last may be
+shorter. With ``pack``, documents are first joined with the model's EOS between them, so that only the very last window
+is short; these separators are not counted. BOS, where the model wants one, is put in front of each window, exactly
+once, takes up one of its ``seq_len`` places, and appears in no result. Short windows are padded at the end, where a
+causal model cannot see it.
+"""
+
+from sae_analysis.corpus.documents import SUFFIXES, Corpus, Document, TextUnit, read_documents
+from sae_analysis.corpus.windows import (
+    PADDING,
+    TokenBatch,
+    Tokenizer,
+    TokenStream,
+    Windowing,
+    norm_outliers,
+)
+
+MIN_TOKENS = 16
+"""Fewest kept tokens that statistics are made from."""
+
+__all__ = [
+    "MIN_TOKENS",
+    "PADDING",
+    "SUFFIXES",
+    "Corpus",
+    "Document",
+    "TextUnit",
+    "TokenBatch",
+    "TokenStream",
+    "Tokenizer",
+    "Windowing",
+    "norm_outliers",
+    "read_documents",
+]
