@@ -183,7 +183,9 @@ def _convert(gguf: Path, converted: Path) -> None:
     """Write model and tokenizer as a transformers folder, in float32 so that nothing is rounded again."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as library_logging
 
+    library_logging.disable_progress_bar()  # seconds of work, said in one line by the caller
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
