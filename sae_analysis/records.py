@@ -62,9 +62,6 @@ class ActivationExample:
     source_position: int = 0
     """Token of the document at which the window begins, from 0."""
 
-    duplicates: int = 1
-    """Number of identical windows (same tokens) of the corpus that this example stands for."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleBand:

@@ -460,9 +460,7 @@ def hostile_stats(draw: st.DrawFn) -> FeatureStats:
         values = [draw(VALUE) for _ in tokens]
         peak = max(range(len(values)), key=lambda at: abs(values[at]))
         source = draw(st.text(max_size=40))
-        examples.append(
-            make.example(tokens, peak, activations=values, source=source, duplicates=draw(st.integers(1, 10**9)))
-        )
+        examples.append(make.example(tokens, peak, activations=values, source=source))
     values = [value for item in examples for value in item.activations if value]
     named = [item.tokens[0] for item in examples]
     return make.stats(

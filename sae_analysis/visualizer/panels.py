@@ -184,9 +184,8 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
         token_line(sheet, line, example, scale, column.take(BODY_LEADING), row=row)
     sheet.text(right, top + 11, number(example.activations[peak]), size=BODY, bold=True, align="right")
     place = f"token {example.source_position + peak:,}" if example.source else ""
-    copies = f"{count(example.duplicates)} copies" if example.duplicates > 1 else ""
     baseline = top + BODY_LEADING + 6
-    for note in filter(None, (" ".join(example.source.split()), place, copies)):
+    for note in filter(None, (" ".join(example.source.split()), place)):
         sheet.text(right, baseline, note, colour=sheet.theme.quiet, align="right", width=notes - 8)
         baseline += SMALL_LEADING - 1
     column.y = max(column.y, baseline - 6)
