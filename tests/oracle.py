@@ -151,7 +151,7 @@ def main() -> int:
 
     from sae_analysis.corpus import Corpus
     from sae_analysis.feature_selection import parse_features
-    from sae_analysis.language_model import hook_layer, load_model
+    from sae_analysis.language_model import load_model
     from sae_analysis.real_activations import RealSettings, analyze
     from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
@@ -159,7 +159,7 @@ def main() -> int:
     torch.set_num_threads(1)
     site = attach(load_sae(options.sae), load_model(str(options.model), device="cpu"), None)
     result = analyze(site, parse_features(options.features), Corpus(source=options.corpus), RealSettings())
-    layer = hook_layer(site.hook)
+    layer = int(site.hook.split(".")[1])
     dense = Dense(options.model, options.sae, options.corpus, layer=layer, seq_len=128, bos=site.prepend_bos)
     found = disagreements(result, dense)
     print("\n".join(found[:40]))

@@ -14,7 +14,7 @@ from torch import nn
 
 from sae_analysis.corpus import Document, TokenStream, Windowing
 from sae_analysis.errors import ModelError
-from sae_analysis.language_model import TokenText, hook_layer, load_model
+from sae_analysis.language_model import TokenText, load_model
 from sae_analysis.language_model.huggingface import HuggingFaceModel
 
 IDS = torch.tensor([[5, 17, 42, 99, 7, 200], [0, 3, 0, 8, 8, 19]])  # id 0 is a token like any other
@@ -366,11 +366,6 @@ def test_hooks_are_found_by_width(model):
     assert model.hooks_of_width(40) == [f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS)]
     assert model.hooks_of_width(7) == []
     assert len(model.hooks_of_width(D_MODEL)) == 5 * LAYERS
-
-
-@pytest.mark.parametrize(("hook", "layer"), [("blocks.12.hook_resid_post", 12), ("layers.3", 3), ("hook_embed", None)])
-def test_the_layer_of_a_hook_is_the_number_in_its_name(hook, layer):
-    assert hook_layer(hook) == layer
 
 
 def test_sizes_and_context_come_from_the_network(model):

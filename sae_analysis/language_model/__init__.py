@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from sae_analysis.errors import ModelError
-from sae_analysis.language_model.base import LanguageModel, hook_layer
+from sae_analysis.language_model.base import LanguageModel
 from sae_analysis.language_model.tokens import TokenText
 
-__all__ = ["LanguageModel", "TokenText", "hook_layer", "load_model", "use_threads"]
+__all__ = ["LanguageModel", "TokenText", "load_model", "use_threads"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

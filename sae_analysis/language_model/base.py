@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -229,9 +228,3 @@ def fingerprint(config: Mapping[str, Any], module: nn.Module) -> str:
         step = max(1, flat.numel() // _SAMPLED_VALUES)
         digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
-
-
-def hook_layer(hook: str) -> int | None:
-    """Return the layer in a hook's name, or None if it has none."""
-    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", hook)
-    return int(match[1]) if match else None
