@@ -139,7 +139,7 @@ class FeatureStats:
     """Most negative activation over kept tokens; 0.0 if it was never below zero."""
 
     quantiles: tuple[tuple[float, float], ...] = ()
-    """(probability, activation) over active tokens, read off the histogram's buckets (within 0.8 % of the value)."""
+    """(probability, activation) over active tokens, each the mean of a histogram bucket (within 1.6 % of the value)."""
 
     histogram: Histogram
     """Counts of all non-zero activations; edges grow geometrically (8 to an octave), mirrored below zero if signed."""

@@ -374,3 +374,9 @@ def test_fit_of_a_constant_input_is_not_a_number_and_of_nothing_an_error() -> No
     explained, cosine, l0 = fit.finish()
     assert np.isnan(explained)
     assert (cosine, l0) == (1.0, 0.0)
+
+
+def test_quantiles_of_a_feature_that_fired_once_are_that_value() -> None:
+    value = float(np.float32(7.81))
+    statistics = run(lambda: ValueStatistics(1), [[Window(0, (1, 2), (True, True), {(0, 0): value})]])
+    assert {found for _, found in statistics.finish()[0].quantiles} == {value}

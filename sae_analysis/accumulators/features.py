@@ -110,16 +110,16 @@ def _summarise(buckets: IntArray, sums: IntArray) -> ValueSummary:
     counts = sums[:, 0]
     mean, std = _moments(magnitudes, sums)
     ascending = np.concatenate((np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)))
-    signed_middle = np.where(negative, -1, 1) * _middle(magnitudes)
+    means = np.ldexp(sums[:, 1] / counts, _shifts(magnitudes) + SMALLEST_EXPONENT)
     by_magnitude = np.argsort(magnitudes, kind="stable")
-    quartiles = _quantiles(_middle(magnitudes)[by_magnitude], counts[by_magnitude], (0.25, 0.5, 0.75))
+    quartiles = _quantiles(np.abs(means)[by_magnitude], counts[by_magnitude], (0.25, 0.5, 0.75))
     edges, bins = _histogram(magnitudes, counts, negative)
     return ValueSummary(
         active_count=int(counts.sum()),
         negative_count=int(counts[negative].sum()),
         mean=mean,
         std=std,
-        quantiles=_quantiles(signed_middle[ascending], counts[ascending], QUANTILES),
+        quantiles=_quantiles(means[ascending], counts[ascending], QUANTILES),
         magnitude_quartiles=tuple(value for _, value in quartiles),
         histogram_edges=edges,
         histogram_counts=bins,
@@ -129,8 +129,7 @@ def _summarise(buckets: IntArray, sums: IntArray) -> ValueSummary:
 def _moments(magnitudes: IntArray, sums: IntArray) -> tuple[float, float]:
     """Return mean and standard deviation, in Python's integers, which nothing rounds before the last division."""
     count = int(sums[:, 0].sum())
-    exponents = magnitudes >> (MANTISSA_BITS - _BUCKET_SHIFT)
-    shifts = [int(shift) for shift in np.maximum(exponents, 1) - 1]
+    shifts = _shifts(magnitudes).tolist()
     total = sum(int(value) << shift for value, shift in zip(sums[:, 1], shifts, strict=True))
     square = sum(
         ((int(high) << _HALF_BITS) + int(low)) << 2 * shift
@@ -147,14 +146,15 @@ def _lower_edges(magnitudes: IntArray, shift: int) -> npt.NDArray[np.float64]:
     return np.minimum(magnitudes << shift, largest).astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def _middle(magnitudes: IntArray) -> npt.NDArray[np.float64]:
-    return (_lower_edges(magnitudes, _BUCKET_SHIFT) + _lower_edges(magnitudes + 1, _BUCKET_SHIFT)) / 2
+def _shifts(magnitudes: IntArray) -> IntArray:
+    """Return by how many bits the mantissas in each bucket stand above SMALLEST_EXPONENT."""
+    return np.maximum(magnitudes >> (MANTISSA_BITS - _BUCKET_SHIFT), 1) - 1
 
 
 def _quantiles(
     values: npt.NDArray[np.float64], counts: IntArray, probabilities: Iterable[float]
 ) -> tuple[tuple[float, float], ...]:
-    """Return for each probability p the value of rank ceil(p n), the smallest for p = 0; ``values`` ascend."""
+    """Return for each probability p the mean of the bucket that holds the value of rank ceil(p n); both ascend."""
     cumulative = np.cumsum(counts)
     pairs = []
     for probability in probabilities:
