@@ -149,10 +149,11 @@ def load(name: str) -> HuggingFaceModel:
 def _is_on_hub(name: str) -> bool:
     """Ask the hub once; loading would ask many times before it gives up on a connection that is not there."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] - of whichever HTTP client
 
     try:
         HfApi().model_info(name, timeout=_HUB_PATIENCE)
-    except Exception:
+    except (HTTPError, OSError, ValueError):  # no network, no such model or access, no possible name
         return False
     return True
 
