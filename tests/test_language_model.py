@@ -223,6 +223,77 @@ def test_attention_and_mlp_hooks_are_what_is_added_to_the_residual_stream(any_mo
             torch.testing.assert_close(added, found["resid_post"], rtol=1e-4, atol=1e-4)
 
 
+def test_the_stream_between_attention_and_mlp_is_a_hook_where_there_is_such_a_place(any_model):
+    hook = "blocks.1.hook_resid_mid"
+    if any_model.name in ("gpt_neox", "phi", "falcon", "opt", "olmo2"):
+        assert hook not in any_model.hooks(), "side by side, or read by the MLP itself, or under a name of its own"
+        return
+    found = {}
+    places = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    with torch.no_grad():
+        any_model.visit_activations(IDS, [f"blocks.1.hook_{place}" for place in places], found.__setitem__)
+    before, attention, middle, mlp, after = found.values()
+    torch.testing.assert_close(middle, before + attention, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after, middle + mlp, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_mlp_reads_is_a_hook(any_model):
+    if "blocks.1.mlp.hook_in" not in any_model.hooks():
+        assert any_model.name == "opt", "whose MLP is no module"
+        return
+    with torch.no_grad():
+        x = any_model.activations(IDS, "blocks.1.mlp.hook_in")
+        mlp = any_model.tap("blocks.1.mlp.hook_in").module
+        normed = any_model.name in ("gemma2", "olmo2", "glm4")
+        if any_model.name != "bloom" and not normed:  # Bloom's MLP adds the residual itself
+            torch.testing.assert_close(mlp(x), any_model.activations(IDS, "blocks.1.hook_mlp_out"))
+    assert not any_model.tap("blocks.1.mlp.hook_in").is_linear
+
+
+def test_several_hooks_are_visited_in_one_pass_that_ends_after_the_last(model):
+    calls, found = [], {}
+    handle = model._layers[2].register_forward_pre_hook(lambda *_: calls.append(1))
+    hooks = ["blocks.1.hook_resid_post", "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"]
+    try:
+        with torch.no_grad():
+            model.visit_activations(IDS, hooks, found.__setitem__)
+    finally:
+        handle.remove()
+    assert list(found) == ["blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"]
+    assert calls == []
+    with torch.no_grad():
+        for hook, activation in found.items():
+            assert torch.equal(activation, model.activations(IDS, hook)), hook
+
+
+@pytest.mark.parametrize(
+    ("path", "hook"),
+    [
+        ("layers.2", "blocks.2.hook_resid_post"),
+        ("model.layers.0.output", "blocks.0.hook_resid_post"),
+        ("transformer.h.1", "blocks.1.hook_resid_post"),
+        ("gpt_neox.layers.1.input", "blocks.1.hook_resid_pre"),
+        ("model.layers.2.mlp", "blocks.2.hook_mlp_out"),
+        ("model.layers.2.mlp.input", "blocks.2.mlp.hook_in"),
+        ("model.layers.2.self_attn.o_proj.input", "blocks.2.attn.hook_z"),
+        ("model.layers.2.self_attn", "blocks.2.hook_attn_out"),
+        ("model.layers.2.post_feedforward_layernorm.output", "blocks.2.hook_mlp_out"),
+        ("blocks.2.mlp.hook_out", "blocks.2.hook_mlp_out"),
+        ("blocks.2.hook_resid_pre", "blocks.2.hook_resid_pre"),
+    ],
+)
+def test_module_paths_are_names_of_hooks_too(model, path, hook):
+    assert model.hook_name(path) == hook
+    assert model.tap(path) is model.hooks()[hook]
+
+
+def test_a_place_with_two_names_counts_once(model):
+    distinct = model.distinct_hooks()
+    assert "blocks.0.hook_resid_pre" in distinct
+    assert "blocks.1.hook_resid_pre" not in distinct, "it is what the block before gives"
+    assert len(distinct) == len(model.hooks()) - (LAYERS - 1)
+
+
 @pytest.mark.parametrize(("inner", "outer"), [("attn.hook_z", "hook_attn_out"), ("mlp.hook_post", "hook_mlp_out")])
 def test_inner_hooks_reach_the_residual_stream_through_their_weights(any_model, inner, outer):
     tap = any_model.tap(f"blocks.1.{inner}")
@@ -349,7 +420,7 @@ def test_a_hook_that_resembles_none_names_the_first(model):
         model.tap("???")
     assert str(caught.value) == (
         f"Hook '???' does not exist in {model.name}. Nearest: blocks.0.hook_resid_pre, blocks.0.attn.hook_z, "
-        "blocks.0.hook_attn_out, blocks.0.mlp.hook_post."
+        "blocks.0.hook_attn_out, blocks.0.hook_resid_mid."
     )
 
 
@@ -365,7 +436,7 @@ def test_a_hook_that_is_never_reached_is_an_error(model, monkeypatch):
 def test_hooks_are_found_by_width(model):
     assert model.hooks_of_width(40) == [f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS)]
     assert model.hooks_of_width(7) == []
-    assert len(model.hooks_of_width(D_MODEL)) == 5 * LAYERS
+    assert len(model.hooks_of_width(D_MODEL)) == 7 * LAYERS
 
 
 def test_sizes_and_context_come_from_the_network(model):
@@ -390,7 +461,7 @@ def test_logit_effects_are_the_derivative_of_the_logits_at_the_last_residual(any
     centred = derivative - derivative.mean()
     weights = torch.linalg.lstsq(effects.T, centred[:, None]).solution[:, 0]
     torch.testing.assert_close(effects.T @ weights, centred, rtol=1e-3, atol=1e-4)
-    variance = state.var(correction=0) if any_model._centres() else state.square().mean()
+    variance = state.var(correction=0) if any_model.centres else state.square().mean()
     assert weights[0].item() == pytest.approx(1 / variance.sqrt().item(), rel=1e-3)
 
 
@@ -607,11 +678,12 @@ def test_lens_hooks_are_what_the_library_caches(lens):
     with torch.no_grad():
         logits, cache = lens.module.run_with_cache(IDS)
         assert torch.equal(lens.forward(IDS), logits)
-        assert len(lens.hooks()) == 2 * 10
+        assert len(lens.hooks()) == 2 * 11
         for hook, tap in lens.hooks().items():
             found = lens.activations(IDS, hook)
             assert found.shape == (*IDS.shape, tap.width)
-            assert torch.equal(found, cache[hook].flatten(2)), hook
+            cached = hook if hook in cache else hook.replace("mlp.hook_in", "ln2.hook_normalized")
+            assert torch.equal(found, cache[cached].flatten(2)), hook
 
 
 def test_lens_replacement_reaches_the_logits(lens):

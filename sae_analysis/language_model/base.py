@@ -4,8 +4,10 @@ import difflib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_analysis.errors import ModelError
+from sae_analysis.language_model.hook_names import canonical_hook
 from sae_analysis.language_model.tokens import TokenText
 
 _SAMPLED_VALUES = 1024
@@ -89,6 +92,9 @@ class LanguageModel(ABC):
     @abstractmethod
     def _unembedding(self) -> Float[Tensor, "d_model vocab"]: ...
 
+    is_centred: bool = False
+    """Whether it was loaded with the mean over its entries taken off what is added to the residual stream."""
+
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""
@@ -105,11 +111,28 @@ class LanguageModel(ABC):
         Raises:
             ModelError: no such hook; the message names the nearest ones.
         """
+        return self.hooks()[self.hook_name(hook)]
+
+    def hook_name(self, hook: str) -> str:
+        """Return a hook's name among ``hooks``; modules may be named by their path, such as ``model.layers.3``.
+
+        Raises:
+            ModelError: no such hook; the message names the nearest ones.
+        """
         taps = self.hooks()
-        if hook in taps:
-            return taps[hook]
+        for name in (hook, canonical_hook(hook)):
+            if name in taps:
+                return name
         near = difflib.get_close_matches(hook, taps, n=4, cutoff=0.3) or list(taps)[:4]
         raise ModelError(f"Hook '{hook}' does not exist in {self.name}. Nearest: {', '.join(near)}.")
+
+    def distinct_hooks(self) -> Mapping[str, Tap]:
+        """Return the hooks without those that name a place once more, in the order of the forward pass."""
+        distinct: dict[tuple[int, str], str] = {}
+        for name, tap in self.hooks().items():
+            if not (name.endswith("hook_resid_pre") and not name.startswith("blocks.0.")):
+                distinct.setdefault((id(tap.module), tap.side), name)
+        return {name: self.hooks()[name] for name in distinct.values()}
 
     def hooks_of_width(self, width: int) -> list[str]:
         """Return the names of the hooks whose activations have that length."""
@@ -117,18 +140,39 @@ class LanguageModel(ABC):
 
     def activations(self, ids: Int64[Tensor, "batch seq"], hook: str) -> Float[Tensor, "batch seq width"]:
         """Return the activations at a hook, in the model's number format; the forward pass ends there."""
-        found: list[Tensor] = []
+        found: dict[str, Tensor] = {}
+        self.visit_activations(ids, [hook], found.__setitem__)
+        return found[hook]
 
-        def stop(activation: Tensor) -> Tensor:
-            found.append(activation)
-            raise _Stop
+    def visit_activations(
+        self, ids: Int64[Tensor, "batch seq"], hooks: Sequence[str], visit: Callable[[str, Tensor], None]
+    ) -> None:
+        """Call ``visit`` with each hook and its activations ``[batch, seq, width]``; the pass ends after the last.
+
+        Raises:
+            ModelError: no such hook, or one that the forward pass never comes to.
+        """
+        waiting = set(hooks)
+
+        def reader(hook: str) -> Callable[[Tensor], Tensor]:
+            def read(activation: Tensor) -> Tensor:
+                visit(hook, activation.reshape(*ids.shape, -1))  # heads side by side; OPT's MLP lays the batch out flat
+                waiting.discard(hook)
+                if not waiting:
+                    raise _Stop
+                return activation
+
+            return read
 
         try:
-            with _Tapped(self.tap(hook), stop):
+            with ExitStack() as tapped:
+                for hook in waiting:
+                    tapped.enter_context(_Tapped(self.tap(hook), reader(hook)))
                 self.forward(ids)
         except _Stop:
-            return found[0].reshape(*ids.shape, -1)  # heads side by side; OPT's MLP lays the batch out flat
-        raise ModelError(f"Hook '{hook}' of {self.name} was never reached by the forward pass: choose another.")
+            return
+        missed = ", ".join(sorted(waiting))
+        raise ModelError(f"Hook '{missed}' of {self.name} was never reached by the forward pass: choose another.")
 
     def logits(
         self, ids: Int64[Tensor, "batch seq"], hook: str, replace: Callable[[Tensor], Tensor]
@@ -148,7 +192,7 @@ class LanguageModel(ABC):
         if not tap.is_linear:
             return "none: no linear path leads from this hook to the logits"
         through = "output weights x " if tap.to_residual is not None else ""
-        centre = "centred over the residual stream, " if self._centres() else ""
+        centre = "centred over the residual stream, " if self.centres else ""
         return (
             f"decoder direction x {through}gain of the final norm ({centre}without its scale) x unembedding, "
             "minus the mean over the vocabulary; change of logit, before any soft cap, per unit of activation"
@@ -169,7 +213,7 @@ class LanguageModel(ABC):
         directions = directions.float()
         if tap.to_residual is not None:
             directions = directions @ tap.to_residual.float()
-        if self._centres():
+        if self.centres:
             directions = directions - directions.mean(dim=-1, keepdim=True)
         effects = (directions * self._final_gain()) @ self._unembedding().float()
         return effects - effects.mean(dim=-1, keepdim=True)
@@ -188,8 +232,9 @@ class LanguageModel(ABC):
         signs, response = self._probe(shift=0.0)
         return response * signs
 
-    def _centres(self) -> bool:
-        """Return whether the final norm subtracts the mean: then a constant shift of its input changes nothing."""
+    @cached_property
+    def centres(self) -> bool:
+        """Whether the final norm subtracts the mean: then a constant shift of its input changes nothing."""
         return torch.allclose(self._probe(shift=0.0)[1], self._probe(shift=1.0)[1], rtol=1e-2, atol=1e-4)
 
 

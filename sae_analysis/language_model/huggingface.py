@@ -1,6 +1,5 @@
 """Causal language models of the ``transformers`` library, with TransformerLens names for their hooks."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ _ATTENTION_OUTPUTS = (
     "self_attention.dense",
 )
 _MLP_OUTPUTS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc_out", "mlp.fc2", "fc2")
+_NORMS_BEFORE_MLP = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm")
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "layer_norm")
 _HUB_PATIENCE = 10.0
 """Seconds to wait for the hub before going on with what is cached."""
@@ -50,20 +50,13 @@ class HuggingFaceModel(LanguageModel):
         self.prepends_bos = self.tokens.adds_bos
         self.bos_reason = "its tokenizer adds one" if self.prepends_bos else "its tokenizer adds none"
         self._stack_path, self._layers = _layer_stack(module, config.num_hidden_layers, name)
-        self._taps = _taps(self._layers, self.d_model)
+        is_parallel = bool(getattr(config, "use_parallel_residual", False) or getattr(config, "parallel_attn", False))
+        self._taps = _taps(self._layers, self.d_model, is_parallel=is_parallel)
         self._final_norm()  # a model without one should say so now, not after the corpus has been read
 
     def hooks(self) -> Mapping[str, Tap]:
         """Return every hook by name, in the order of the forward pass."""
         return self._taps
-
-    def tap(self, hook: str) -> Tap:
-        """Return the place that a TransformerLens name or a module path (``model.layers.3``, ``layers.3``) names."""
-        relative = hook.removeprefix(self._stack_path.rpartition(".")[0] + ".")
-        match = re.fullmatch(rf"{re.escape(self._stack_path.rpartition('.')[2])}\.(\d+)(\.mlp)?", relative)
-        if match and hook not in self._taps:
-            hook = f"blocks.{match[1]}.{'hook_mlp_out' if match[2] else 'hook_resid_post'}"
-        return super().tap(hook)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits of a whole forward pass, through whatever hooks are set."""
@@ -87,7 +80,7 @@ def _layer_stack(module: nn.Module, layers: int, name: str) -> tuple[str, nn.Mod
     raise ModelError(f"{name} has no stack of {layers} layers that hooks could name: it is not supported.")
 
 
-def _taps(layers: nn.ModuleList, d_model: int) -> dict[str, Tap]:
+def _taps(layers: nn.ModuleList, d_model: int, *, is_parallel: bool) -> dict[str, Tap]:
     taps = {}
     for index, layer in enumerate(layers):
         named = dict(layer.named_modules())
@@ -100,6 +93,11 @@ def _taps(layers: nn.ModuleList, d_model: int) -> dict[str, Tap]:
         if output := _first(named, _ATTENTION_OUTPUTS):
             taps[at + "attn.hook_z"] = _before_output(output, is_linear=attention_norm is None)
             taps[at + "hook_attn_out"] = Tap(module=attention_norm or output, side="output", width=d_model)
+        before_mlp = _first(named, _NORMS_BEFORE_MLP)
+        if before_mlp is not None and before_mlp is not attention_norm and not is_parallel:
+            taps[at + "hook_resid_mid"] = Tap(module=before_mlp, side="input", width=d_model)
+        if "mlp" in named:
+            taps[at + "mlp.hook_in"] = Tap(module=named["mlp"], side="input", width=d_model, is_linear=False)
         if output := _first(named, _MLP_OUTPUTS):
             taps[at + "mlp.hook_post"] = _before_output(output, is_linear=mlp_norm is None)
             taps[at + "hook_mlp_out"] = Tap(module=mlp_norm or output, side="output", width=d_model)

@@ -35,11 +35,16 @@ class TransformerLensModel(LanguageModel):
         self.tokens = TokenText(module.tokenizer)
         self.d_model, self.d_vocab = module.cfg.d_model, module.cfg.d_vocab
         self.context_length = module.cfg.n_ctx
+        self.is_centred = (module.cfg.normalization_type or "").startswith("LN")
         numbers = {key: value for key, value in vars(module.cfg).items() if isinstance(value, (int, float, str))}
         self.fingerprint = fingerprint({k: v for k, v in numbers.items() if k not in ("device", "dtype")}, module)
         self.prepends_bos = bool(getattr(module.cfg, "default_prepend_bos", True))
         self.bos_reason = f"TransformerLens' default for it is {'on' if self.prepends_bos else 'off'}"
-        self._taps = {name: tap for name, hook in module.hook_dict.items() if (tap := self._tap_at(name, hook))}
+        taps = {name: tap for name, hook in module.hook_dict.items() if (tap := self._tap_at(name, hook))}
+        for place, tap in list(taps.items()):  # what the MLP reads has no name of its own in older versions
+            if place.endswith("ln2.hook_normalized"):
+                taps.setdefault(place.replace("ln2.hook_normalized", "mlp.hook_in"), tap)
+        self._taps = taps
 
     def _tap_at(self, name: str, hook: nn.Module) -> Tap | None:
         cfg = self.module.cfg
@@ -57,7 +62,7 @@ class TransformerLensModel(LanguageModel):
             weights = block.mlp.W_out
             linear = place == "mlp.hook_post" and not hasattr(block, "ln2_post")
             return Tap(module=hook, side="output", width=len(weights), to_residual=weights, is_linear=linear)
-        if place in ("ln1.hook_normalized", "ln2.hook_normalized"):
+        if place in ("ln1.hook_normalized", "ln2.hook_normalized", "mlp.hook_in"):
             return Tap(module=hook, side="output", width=cfg.d_model, is_linear=False)
         return None
 
