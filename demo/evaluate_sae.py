@@ -49,7 +49,7 @@ def measure(site: Site, documents: Sequence[Document], loss_every: int) -> Measu
         keep = torch.from_numpy(batch.windows.keep)
         for statistics, chosen in ((everywhere, keep), (later, keep & (torch.arange(keep.shape[1]) > 0))):
             code = site.sae.encode_sparse(x[chosen])
-            update_fit(statistics, x[chosen], site.sae.decode_sparse(code, int(chosen.sum())), code)
+            update_fit(statistics, x[chosen], site.sae.decode_sparse(code, x[chosen]), code)
             alive[code.feature] = True
 
     def every_so_often() -> Iterator[TokenBatch]:

@@ -34,7 +34,7 @@ class Norms:
     """L2 norms of the encoder columns."""
 
     cosine: np.ndarray
-    """Cosine between the two; nan where one is zero or their widths differ."""
+    """Cosine between the two; nan where one is zero, and for transcoders, whose directions lie in two places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def norms(sae: UnifiedSAEInterface) -> Norms:
     encoder, decoder = sae.encoder_weights.double(), sae.decoder_weights.double()
     encoder_norm, decoder_norm = encoder.norm(dim=0), decoder.norm(dim=1)
     cosine = torch.full_like(decoder_norm, torch.nan)
-    if encoder.shape[0] == decoder.shape[1]:
+    if not sae.is_transcoder:
         cosine = (encoder.T * decoder).sum(1) / (encoder_norm * decoder_norm)
     return Norms(decoder=decoder_norm.cpu().numpy(), encoder=encoder_norm.cpu().numpy(), cosine=cosine.cpu().numpy())
 
@@ -76,7 +76,7 @@ def logit_effects(site: Site, features: Sequence[int], most: int) -> Iterator[Lo
     """Yield for each feature the ``most`` promoted and suppressed tokens and the distribution over the vocabulary."""
     for begin in range(0, len(features), _FEATURES_AT_ONCE):
         chunk = list(features[begin : begin + _FEATURES_AT_ONCE])
-        effects = site.model.logit_effects(site.sae.decoder_weights[chunk], site.hook)
+        effects = site.model.logit_effects(site.sae.decoder_weights[chunk], site.hook_out)
         if effects is None:
             yield from [LogitEffects()] * len(chunk)
         else:

@@ -1,10 +1,12 @@
 """The command line: arguments in, library called, results written, one line per error."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +21,9 @@ _MOST_DIGITS = 12
 
 _LONGEST_FILE_NAME = 255
 """Bytes of a part of a path that file systems accept."""
+
+_DEMO = "demo"
+"""Name by which ``inspect`` takes the demo model."""
 
 _DEMO_NAMES = {
     "model": "SmolLM2-135M-Instruct (embedded default)",
@@ -78,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_subject_options(real)
     _add_text_options(real)
     _add_output_options(real)
+    inspect = modes.add_parser(
+        "inspect",
+        help="what an SAE checkpoint is, and where in a model it belongs",
+        description="Recognise an SAE checkpoint and say what it is; with --model, try it at every hook of its width.",
+        formatter_class=_HelpFormatter,
+    )
+    inspect.set_defaults(run=_run_inspect)
+    _add_inspect_options(inspect)
     return parser
 
 
@@ -88,9 +101,35 @@ def _add_subject_options(parser: argparse.ArgumentParser) -> None:
         type=_name,
         help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)",
     )
-    group.add_argument("--sae", type=_name, help="SAE checkpoint, file or folder (default: the demo SAE)")
-    group.add_argument("--hook", help="where the SAE reads, e.g. blocks.9.hook_resid_post (default: the SAE's own)")
+    group.add_argument("--sae", type=_name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    _add_place_options(group)
     group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
+    _add_machine_options(group)
+    group.add_argument("--seed", type=_count, default=0, help="seed of random features and examples")
+
+
+def _add_place_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--hook",
+        help="where the SAE reads, e.g. blocks.9.hook_resid_post; auto tries every hook of its width on a few hundred "
+        "tokens (default: what the SAE's configuration says, else auto)",
+    )
+    group.add_argument("--hook-out", help="where a transcoder writes (default: like --hook)")
+    group.add_argument(
+        "--center-residual",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="take the mean over its entries off each activation; auto asks the SAE's configuration, then the search",
+    )
+    group.add_argument(
+        "--vsae-sign",
+        choices=("auto", "relu", "signed"),
+        default="auto",
+        help="reading of VSAETopK files that leave open whether activations keep their sign; auto asks the data",
+    )
+
+
+def _add_machine_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--threads", type=_positive, help="processor threads (default: measured at the start, since more can be slower)"
     )
@@ -100,7 +139,19 @@ def _add_subject_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of the model: float32, bfloat16, float16; auto is float32 on a CPU",
     )
-    group.add_argument("--seed", type=_count, default=0, help="seed of random features and examples")
+
+
+def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sae", type=_name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    parser.add_argument(
+        "--model", type=_name, help="also look for its place in this model: name, folder, or demo for the demo model"
+    )
+    parser.add_argument("--corpus", type=_name, help="text to try it on (default: six short texts of our own)")
+    parser.add_argument("--text-unit", choices=("file", "blank-line"), default="file", help=argparse.SUPPRESS)
+    parser.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    _add_machine_options(parser.add_argument_group("machine"))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
 
 
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +168,13 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seq-len", type=_positive, default=128, help="tokens in a context window, BOS included")
     group.add_argument("--max-tokens", type=_positive, help="stop after that many tokens (default: the whole corpus)")
     group.add_argument("--batch-size", type=_positive, default=16, help="windows in a batch")
+    group.add_argument(
+        "--dictionary-tokens",
+        type=_positive,
+        default=1_000_000,
+        help="tokens on which all features are encoded, for the fit and the dictionary; after these only those asked "
+        "for, where the SAE's rule allows it",
+    )
     group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
     group.add_argument(
         "--bos",
@@ -189,6 +247,7 @@ def _run_real(options: argparse.Namespace) -> int:
     from sae_analysis.artifacts import write_result
     from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
+    from sae_analysis.inspection import score_table
     from sae_analysis.language_model import load_model, use_threads
     from sae_analysis.real_activations import RealSettings, analyze
     from sae_analysis.reconstruction import attach
@@ -208,11 +267,24 @@ def _run_real(options: argparse.Namespace) -> int:
         bos=options.bos,
         max_examples=options.max_examples,
         norm_outliers=options.norm_outliers,
+        dictionary_tokens=options.dictionary_tokens,
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
     names = {name: getattr(options, name) or default for name, default in _DEMO_NAMES.items()}
-    site = attach(sae, model, options.hook, options.bos)
+    site = attach(
+        sae,
+        model,
+        options.hook,
+        options.bos,
+        hook_out=options.hook_out,
+        centre=options.center_residual,
+        sign=options.vsae_sign,
+        documents=corpus,
+    )
+    if site.hook_search:
+        for line in score_table(site.hook_search):
+            _say(line)
     with _token_bar() as advance:
         result = analyze(site, selection, corpus, settings, names=names, progress=advance)
     json_path = options.output / "real.json"
@@ -228,6 +300,39 @@ def _run_real(options: argparse.Namespace) -> int:
     for path in written:
         print(f"  {path}")
     return 0
+
+
+# --- inspect -------------------------------------------------------------------------------------------------------
+
+
+def _run_inspect(options: argparse.Namespace) -> int:
+    """Say what a checkpoint is, and where it belongs if a model is given."""
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.demo import default_model_folder, default_sae_path
+    from sae_analysis.inspection import describe, inspect_sae
+    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.sae_formats import load_sae
+
+    use_threads(options.threads)
+    sae = load_sae(options.sae or default_sae_path())
+    name = options.sae or _DEMO_NAMES["sae"]
+    corpus = model = None
+    if options.corpus:
+        corpus = Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
+        next(iter(corpus), None)
+    if options.model:
+        source = str(default_model_folder(_say)) if options.model == _DEMO else options.model
+        model = load_model(source, dtype=options.dtype, device=options.device)
+    found = inspect_sae(sae, name, model, corpus)
+    if options.json:
+        print(json.dumps(asdict(found), ensure_ascii=False, allow_nan=False, indent=2))
+    else:
+        for line in describe(found):
+            print(line)
+    return 0
+
+
+# --- both ----------------------------------------------------------------------------------------------------------
 
 
 def _say(message: str) -> None:
@@ -266,7 +371,7 @@ def _print_header(result) -> None:  # noqa: ANN001 - AnalysisResult; records are
     rows = {
         "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {dictionary.d_sae:,} features",
         "Model": f"{run.model}, {run.dtype} on {run.device}",
-        "Hook": run.hook,
+        "Hook": f"{run.hook if run.hook == run.hook_out else f'{run.hook} -> {run.hook_out}'} ({run.hook_reason})",
         "Corpus": f"{run.corpus}: {fit.document_count:,} documents, {fit.window_count:,} windows"
         + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",

@@ -206,7 +206,10 @@ class Fit:
     """Mean number of active features per kept token."""
 
     token_count: int
-    """Kept tokens."""
+    """Kept tokens, over which the features were analysed."""
+
+    measured_tokens: int
+    """Kept tokens on which every feature was encoded: those of explained variance, cosine, L0 and the dictionary."""
 
     excluded: Mapping[str, int]
     """Tokens that went through the model and were not counted, by reason."""
@@ -257,6 +260,29 @@ class DictionaryStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HookScore:
+    """How well an SAE reconstructs one place of a model, measured on a few hundred tokens."""
+
+    hook: str
+    """Where it reads."""
+
+    hook_out: str
+    """Where it writes; the same place unless it is a transcoder."""
+
+    reading: str
+    """Which reading of its file, where that leaves several open: ``signed``, ``centred``; else empty."""
+
+    explained_variance: float
+    cosine: float
+    l0: float
+
+    @property
+    def place(self) -> str:
+        """Hooks in words."""
+        return self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """What was run on what: enough to repeat a run, and to refuse comparing what does not belong together."""
 
@@ -271,6 +297,15 @@ class Provenance:
 
     hook: str
     """Where the SAE reads, in TransformerLens names, for instance ``blocks.9.hook_resid_post``."""
+
+    hook_out: str
+    """Where it writes; the same unless it is a transcoder."""
+
+    hook_reason: str
+    """What the hooks were chosen by."""
+
+    hook_search: tuple[HookScore, ...]
+    """The places tried, best first, if the hook was looked for."""
 
     sae: str
     """SAE file or folder, as asked for."""

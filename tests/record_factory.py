@@ -170,7 +170,7 @@ def fit(**fields: Any) -> Fit:
     """Return a good fit."""
     base: dict[str, Any] = {
         "explained_variance": 0.8214, "cosine": 0.931, "l0": 31.84, "token_count": 1_000_000,
-        "excluded": {"BOS": 7813}, "document_count": 4000, "window_count": 7813,
+        "measured_tokens": 1_000_000, "excluded": {"BOS": 7813}, "document_count": 4000, "window_count": 7813,
     }  # fmt: skip
     return Fit(**base | fields)
 
@@ -196,6 +196,7 @@ def provenance(**fields: Any) -> Provenance:
     """Return where the made-up results come from."""
     base: dict[str, Any] = {
         "analysis": "real", "model": "gelu-1l", "model_sha256": "0" * 64, "hook": "blocks.0.hook_mlp_out",
+        "hook_out": "blocks.0.hook_mlp_out", "hook_reason": "--hook", "hook_search": (),
         "sae": "demo/sae.safetensors", "sae_sha256": "1" * 64, "sae_format": "dictionary_learning",
         "activation_rule": "TopK(k=32)", "corpus": "tiny-stories", "corpus_sha256": "2" * 64, "bos": "added",
         "logit_convention": "decoder @ unembed", "dtype": "float32", "device": "cpu", "options": {}, "versions": {},

@@ -74,7 +74,7 @@ def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, 
         f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
         f"{D_SAE} features",
         f"Model:    {model_folder}, float32 on cpu",
-        "Hook:     blocks.1.hook_resid_post",
+        "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
         f"Corpus:   {result.provenance.corpus}: 24 documents, {fit.window_count} windows",
         f"Tokens:   {fit.token_count:,} counted; not counted: {fit.excluded['padding']:,} padding",
         "BOS:      not prepended (its tokenizer adds none)",
@@ -323,7 +323,8 @@ BAD_INPUT = {
     ),
     "missing SAE": (
         lambda t: {"sae": t / "no"},
-        "SAE {sae} does not exist: give a checkpoint file, or the folder that holds it.",
+        "SAE {sae} does not exist: give a checkpoint file, the folder that holds it, or a hub name such as "
+        "owner/repository/folder.",
     ),
     "truncated SAE": (
         lambda t: {"sae": cut_safetensors(t)},
@@ -347,8 +348,8 @@ BAD_INPUT = {
     "hook of another width": (
         lambda _: {"hook": "blocks.1.mlp.hook_post"},
         "The SAE reads 16-wide activations, but hook blocks.1.mlp.hook_post of {model} gives 40. Hooks that fit: "
-        "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_mlp_out, "
-        "blocks.0.hook_resid_post, blocks.1.hook_resid_pre and 9 more.",
+        "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_resid_mid, "
+        "blocks.0.mlp.hook_in, blocks.0.hook_mlp_out and 15 more.",
     ),
     "SAE of another width": (
         lambda t: {"sae": wider_sae(t)},

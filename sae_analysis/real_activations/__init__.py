@@ -6,14 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
 from sae_analysis.errors import CorpusError, ModelError
 from sae_analysis.feature_selection import FeatureSelection, parse_features
 from sae_analysis.language_model import LanguageModel, load_model
 from sae_analysis.provenance import describe_run
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
-from sae_analysis.real_activations.stream import Progress, RealSettings, accumulate
+from sae_analysis.real_activations.stream import Collected, Progress, RealSettings, accumulate
 from sae_analysis.reconstruction import Site, attach, check_fit
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
 from sae_analysis.sae_formats import load_sae
@@ -29,6 +28,7 @@ def analyze_real_activations(
     corpus: str | Path | Iterable[Document],
     *,
     hook: str | None = None,
+    hook_out: str | None = None,
     settings: RealSettings | None = None,
     progress: Progress | None = None,
 ) -> dict[int, FeatureStats]:
@@ -52,7 +52,8 @@ def analyze_real_activations(
     else:
         selection = FeatureSelection(kind="indices", ranges=tuple(range(index, index + 1) for index in feature_indices))
     documents = Corpus(source=corpus) if isinstance(corpus, (str, Path)) else corpus
-    site = attach(sae_model, transformer_model, hook, settings.bos)
+    again = documents if isinstance(documents, (Corpus, Sequence)) else None  # what can be read only once is kept whole
+    site = attach(sae_model, transformer_model, hook, settings.bos, hook_out=hook_out, documents=again)
     return analyze(site, selection, documents, settings, progress=progress).by_feature()
 
 
@@ -74,7 +75,7 @@ def analyze(
     _check_window(site.model, settings.windowing.seq_len)
     stream = TokenStream(documents, site.model.tokens, settings.windowing, prepend_bos=site.prepend_bos)
     collected = accumulate(site, features, stream, settings, progress)
-    fit = _fit(collected.fit, stream)
+    fit = _fit(collected, stream)
     if not settings.allow_poor_fit:
         check_fit(fit.explained_variance, site.name)
     counts, maxima, _ = collected.dictionary.finish()
@@ -101,18 +102,19 @@ def _check_window(model: LanguageModel, seq_len: int) -> None:
         )
 
 
-def _fit(statistics: FitStatistics, stream: TokenStream) -> Fit:
-    if statistics.token_count < MIN_TOKENS:
+def _fit(collected: Collected, stream: TokenStream) -> Fit:
+    if collected.token_count < MIN_TOKENS:
         raise CorpusError(
-            f"The corpus has {statistics.token_count} tokens that count, in {stream.document_count} documents: "
+            f"The corpus has {collected.token_count} tokens that count, in {stream.document_count} documents: "
             f"statistics need at least {MIN_TOKENS}. Give more text."
         )
-    explained_variance, cosine, l0 = statistics.finish()
+    explained_variance, cosine, l0 = collected.fit.finish()
     return Fit(
         explained_variance=explained_variance,
         cosine=cosine,
         l0=l0,
-        token_count=statistics.token_count,
+        token_count=collected.token_count,
+        measured_tokens=collected.fit.token_count,
         excluded={reason: count for reason, count in sorted(stream.excluded.items()) if count},
         document_count=stream.document_count,
         window_count=stream.window_count,

@@ -53,7 +53,7 @@ def feature_stats(
     frequent = collected.tokens.finish(settings.list_length)
     positions = collected.positions.finish()
     edges = tuple(collected.positions.edges.astype(float).tolist())
-    token_count = collected.fit.token_count
+    token_count = collected.token_count
     norms = directions.norms(site.sae)
     place = {feature: index for index, feature in enumerate(measured)}
     neighbours = directions.nearest_features(site.sae, chosen, settings.list_length)

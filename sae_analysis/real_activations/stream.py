@@ -19,6 +19,7 @@ from sae_analysis.accumulators import (
 from sae_analysis.corpus import TokenBatch, TokenStream, Windowing, norm_outliers
 from sae_analysis.errors import ModelError
 from sae_analysis.reconstruction import BosPolicy, Site, check_fit, update_fit
+from sae_analysis.sae_interface import SparseCode
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
@@ -58,11 +59,15 @@ class RealSettings:
     seed: int = 0
     """Seed of the random features and examples."""
 
+    dictionary_tokens: int = 1_000_000
+    """Tokens on which all features are encoded, for the fit and the statistics of the dictionary; after these only
+    the features asked for, where the SAE's rule allows to encode them alone."""
+
     allow_poor_fit: bool = False
     """Whether to go on where the SAE explains less than the mean would."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Collected:
     """All that one pass fills."""
 
@@ -73,9 +78,12 @@ class Collected:
     dictionary: DictionaryStatistics
     fit: FitStatistics
 
+    token_count: int = 0
+    """Kept tokens; those of ``fit`` and ``dictionary`` may be fewer."""
+
     def update(self, acts: SparseActs, local_index: np.ndarray) -> None:
-        """Count a batch; ``local_index [d_sae]`` numbers the features asked for and is -1 elsewhere."""
-        self.dictionary.update(acts)
+        """Count a batch for the features asked for; ``local_index [d_sae]`` numbers them and is -1 elsewhere."""
+        self.token_count += int(acts.windows.keep.sum())
         asked_for = acts.only(local_index)
         for accumulator in (self.values, self.tokens, self.positions, self.examples):
             accumulator.update(asked_for)
@@ -107,9 +115,17 @@ def accumulate(
     local_index[list(features)] = np.arange(len(features))
     checked = settings.allow_poor_fit
     with torch.inference_mode():
+        encode_asked_for = site.sae.encoder_of(features)
         for batch in stream:
-            x, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
-            collected.update(_encode(site, x, batch, collected.fit), local_index)
+            x, target, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
+            if site.sae.is_separable and collected.fit.token_count >= settings.dictionary_tokens:
+                acts = _placed(encode_asked_for(x), batch)
+            else:
+                code = site.sae.encode_sparse(x)
+                update_fit(collected.fit, target, site.sae.decode_sparse(code, x), code)
+                acts = _placed(code, batch)
+                collected.dictionary.update(acts)
+            collected.update(acts, local_index)
             if not checked and collected.fit.token_count >= EARLY_CHECK_TOKENS:
                 check_fit(collected.fit.finish()[0], site.name)
                 checked = True
@@ -120,25 +136,23 @@ def accumulate(
 
 def _activations(
     site: Site, batch: TokenBatch, stream: TokenStream, outlier_multiple: float | None
-) -> tuple[Tensor, TokenBatch]:
-    """Return the activations of a batch's kept tokens ``[tokens, d_in]``, and the batch with outliers masked."""
-    x = site.model.activations(batch.ids, site.hook)[:, batch.bos_columns :].float()
+) -> tuple[Tensor, Tensor, TokenBatch]:
+    """Return what the SAE reads and is to reproduce on a batch's kept tokens, and the batch with outliers masked."""
+    x, target = (found[:, batch.bos_columns :].float() for found in site.activations(batch.ids))
+    keep = torch.from_numpy(batch.windows.keep).to(x.device)
     if outlier_multiple is not None:
-        keep = torch.from_numpy(batch.windows.keep).to(x.device)
         outliers = norm_outliers(x.norm(dim=-1), keep, outlier_multiple)
         stream.excluded["norm outlier"] += int(outliers.sum())
-        windows = replace(batch.windows, keep=(keep & ~outliers).cpu().numpy())
-        batch = replace(batch, windows=windows)
-    x = x[torch.from_numpy(batch.windows.keep).to(x.device)]
+        keep &= ~outliers
+        batch = replace(batch, windows=replace(batch.windows, keep=keep.cpu().numpy()))
+    x, target = x[keep], target[keep]
     if not torch.isfinite(x).all():
         raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32.")
-    return x, batch
+    return x, target, batch
 
 
-def _encode(site: Site, x: Tensor, batch: TokenBatch, fit: FitStatistics) -> SparseActs:
-    """Encode kept tokens, count how well they are reconstructed, and place what fired in the windows."""
-    code = site.sae.encode_sparse(x)
-    update_fit(fit, x, site.sae.decode_sparse(code, len(x)), code)
+def _placed(code: SparseCode, batch: TokenBatch) -> SparseActs:
+    """Place what fired on kept tokens in the batch's windows."""
     token = code.token.cpu().numpy()
     row, position = np.nonzero(batch.windows.keep)
     return SparseActs(

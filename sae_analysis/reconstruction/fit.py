@@ -1,9 +1,7 @@
 """How well an SAE fits the place it is read at: what it explains there, and what the model loses by it."""
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,102 +9,25 @@ from torch import Tensor
 
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import TokenBatch
-from sae_analysis.errors import FitError, ModelError
-from sae_analysis.language_model import LanguageModel
-from sae_analysis.sae_interface import SparseCode, UnifiedSAEInterface
-
-logger = logging.getLogger(__name__)
-
-BosPolicy = Literal["auto", "always", "never"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """An SAE at the place it is read at: what every analysis needs to get from token ids to activations."""
-
-    sae: UnifiedSAEInterface
-    model: LanguageModel
-    hook: str
-
-    prepend_bos: bool
-    """Whether BOS stands in front of every window."""
-
-    bos: str
-    """The BOS policy in words, and where it comes from."""
-
-    @property
-    def name(self) -> str:
-        """Hook and model in words, for messages."""
-        return f"{self.hook} of {self.model.name}"
-
-
-def attach(sae: UnifiedSAEInterface, model: LanguageModel, hook: str | None, bos: BosPolicy = "auto") -> Site:
-    """Bring an SAE and a model together, on the model's device.
-
-    The hook is the one asked for, else the checkpoint's, else the only one of the SAE's width. BOS ``auto`` follows
-    the checkpoint, and where it says nothing the model.
-
-    Raises:
-        ModelError: no such hook, or several of the right width and nothing that says which.
-        FitError: the hook's width is not the SAE's, or the SAE writes another width than it reads.
-    """
-    if (d_out := sae.decoder_weights.shape[1]) != sae.activation_dim:
-        raise FitError(
-            f"The SAE reads {sae.activation_dim}-wide activations and writes {d_out}-wide ones: transcoders are not "
-            "supported yet. Give an SAE that reconstructs what it reads."
-        )
-    hook = _choose_hook(sae, model, hook)
-    trained_on = str(sae.metadata.get("model", ""))
-    ours, theirs = (name.rstrip("/").rpartition("/")[2].lower() for name in (model.name, trained_on))
-    if ours not in theirs and theirs not in ours:
-        logger.warning("The SAE says that it was trained on %s, and is read on %s.", trained_on, model.name)
-    if bos != "auto":
-        prepend, reason = bos == "always", f"--bos {bos}"
-    elif "prepend_bos" in sae.metadata:
-        prepend, reason = bool(sae.metadata["prepend_bos"]), "the SAE's configuration says so"
-    else:
-        prepend, reason = model.prepends_bos, model.bos_reason
-    words = f"{'prepended, not counted' if prepend else 'not prepended'} ({reason})"
-    return Site(sae=sae.to(model.device), model=model, hook=hook, prepend_bos=prepend, bos=words)
-
-
-def _choose_hook(sae: UnifiedSAEInterface, model: LanguageModel, hook: str | None) -> str:
-    width = sae.activation_dim
-    fitting = model.hooks_of_width(width)
-    listed = ", ".join(fitting[:6]) + (f" and {len(fitting) - 6} more" if len(fitting) > 6 else "")
-    named = hook or sae.metadata.get("hook")
-    if named is None:
-        if len(fitting) == 1:
-            return fitting[0]
-        raise ModelError(
-            f"The SAE reads {width}-wide activations and does not say where; {model.name} has {len(fitting)} hooks "
-            f"of that width. Choose one with --hook: {listed}."
-            if fitting
-            else f"The SAE reads {width}-wide activations, and {model.name} has no hook of that width: it belongs to "
-            "another model."
-        )
-    if (found := model.tap(named).width) != width:
-        raise FitError(
-            f"The SAE reads {width}-wide activations, but hook {named} of {model.name} gives {found}. "
-            + (f"Hooks that fit: {listed}." if fitting else "No hook of this model fits: it belongs to another model.")
-        )
-    return named
+from sae_analysis.errors import FitError
+from sae_analysis.reconstruction.site import Site
+from sae_analysis.sae_interface import SparseCode
 
 
 def update_fit(
     fit: FitStatistics,
-    x: Float[Tensor, "tokens d_in"],
-    reconstruction: Float[Tensor, "tokens d_in"],
+    target: Float[Tensor, "tokens d_out"],
+    reconstruction: Float[Tensor, "tokens d_out"],
     code: SparseCode,
 ) -> None:
     """Add a batch of kept tokens to the statistics of explained variance, cosine and L0."""
-    error = (x - reconstruction).double()
-    cosine = torch.nn.functional.cosine_similarity(x, reconstruction, dim=-1)
+    error = (target - reconstruction).double()
+    cosine = torch.nn.functional.cosine_similarity(target, reconstruction, dim=-1)
     fit.update(
-        tokens=len(x),
+        tokens=len(target),
         active=len(code.value),
-        input_sum=x.double().sum(0).cpu().numpy(),
-        squared_input=float(x.double().square().sum()),
+        input_sum=target.double().sum(0).cpu().numpy(),
+        squared_input=float(target.double().square().sum()),
         squared_error=float(error.square().sum()),
         cosine=float(cosine.double().sum()),
     )
@@ -142,8 +63,12 @@ class SplicedLoss:
         return (self.mean - self.spliced) / (self.mean - self.clean)
 
 
+Replacement = Callable[[Tensor, Tensor], Tensor]
+"""What takes the place of the activations at the hook written to, from those read and those replaced."""
+
+
 def spliced_loss(site: Site, batches: Callable[[], Iterable[TokenBatch]]) -> SplicedLoss:
-    """Measure what replacing the activations at a hook costs; ``batches`` is called twice, for mean and losses.
+    """Measure what replacing the activations that the SAE reproduces costs; ``batches`` is called twice.
 
     All positions of a window are replaced but BOS; predictions of kept tokens from the window's first token on count.
     The caller holds the grad mode.
@@ -153,15 +78,15 @@ def spliced_loss(site: Site, batches: Callable[[], Iterable[TokenBatch]]) -> Spl
     """
     mean = _mean_activation(site, batches())
 
-    def reconstruct(x: Tensor) -> Tensor:
+    def reconstruct(x: Tensor, replaced: Tensor) -> Tensor:
         flat = x.float().flatten(0, -2)
-        return site.sae.decode_sparse(site.sae.encode_sparse(flat), len(flat)).reshape(x.shape)
+        return site.sae.decode_sparse(site.sae.encode_sparse(flat), flat).reshape(replaced.shape)
 
-    replacements: dict[str, Callable[[Tensor], Tensor]] = {
-        "clean": lambda x: x,
+    replacements: dict[str, Replacement] = {
+        "clean": lambda _, replaced: replaced,
         "spliced": reconstruct,
-        "zero": torch.zeros_like,
-        "mean": mean.expand_as,
+        "zero": lambda _, replaced: torch.zeros_like(replaced),
+        "mean": lambda _, replaced: mean.expand_as(replaced),
     }
     losses, tokens = dict.fromkeys(replacements, 0.0), 0
     for batch in batches():
@@ -175,21 +100,24 @@ def spliced_loss(site: Site, batches: Callable[[], Iterable[TokenBatch]]) -> Spl
 
 
 def _mean_activation(site: Site, batches: Iterable[TokenBatch]) -> Tensor:
-    model, hook = site.model, site.hook
-    total, count = torch.zeros(model.tap(hook).width, dtype=torch.float64, device=model.device), 0
+    total, count = torch.zeros(site.sae.output_dim, dtype=torch.float64, device=site.model.device), 0
     for batch in batches:
-        keep = torch.from_numpy(batch.windows.keep).to(model.device)
-        x = model.activations(batch.ids, hook)[:, batch.bos_columns :][keep]
+        keep = torch.from_numpy(batch.windows.keep).to(site.model.device)
+        x = site.model.activations(batch.ids, site.hook_out)[:, batch.bos_columns :][keep]
         total += x.double().sum(0)
         count += len(x)
     return (total / max(count, 1)).float()
 
 
-def _loss(site: Site, batch: TokenBatch, replace: Callable[[Tensor], Tensor], keep: Tensor) -> float:
-    def replace_after_bos(x: Tensor) -> Tensor:
-        return torch.cat((x[:, : batch.bos_columns], replace(x[:, batch.bos_columns :]).to(x.dtype)), dim=1)
+def _loss(site: Site, batch: TokenBatch, replace: Replacement, keep: Tensor) -> float:
+    # What a transcoder reads comes before what it writes and is not changed by it, so it can be had beforehand.
+    read = site.model.activations(batch.ids, site.hook) if site.hook != site.hook_out else None
 
-    logits = site.model.logits(batch.ids, site.hook, replace_after_bos)[:, batch.bos_columns : -1]
+    def replace_after_bos(found: Tensor) -> Tensor:
+        x, replaced = (found if read is None else read)[:, batch.bos_columns :], found[:, batch.bos_columns :]
+        return torch.cat((found[:, : batch.bos_columns], replace(x, replaced).to(found.dtype)), dim=1)
+
+    logits = site.model.logits(batch.ids, site.hook_out, replace_after_bos)[:, batch.bos_columns : -1]
     targets = batch.ids[:, batch.bos_columns + 1 :].to(logits.device)
     loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
     return float(loss[keep.flatten().to(loss.device)].double().sum())

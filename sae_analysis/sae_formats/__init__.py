@@ -1,37 +1,94 @@
-"""Checkpoints in, ``UnifiedSAEInterface`` out: each family of files has a small reader, tried in turn.
+"""Checkpoints in, ``UnifiedSAEInterface`` out: each family of files has a small reader.
 
-A reader looks at what lies there (a ``Checkpoint``) and either says no or returns the SAE with the reason it
-recognised it by. Weights are data: ``.pt`` files are loaded with ``weights_only=True``, always.
+A reader first looks whether a configuration, a file name or a key of its own claims the file for it. What none
+claims is held against every layout that keys and shapes alone tell apart. Weights are data: ``.pt`` files are loaded
+with ``weights_only=True``, always.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from sae_analysis.errors import SAEFormatError
-from sae_analysis.sae_formats import dictionary_learning
-from sae_analysis.sae_formats.checkpoint import Checkpoint, Recognised
+from sae_analysis.sae_formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    openai,
+    releases,
+    saelens,
+    sparsify,
+    vsae_topk,
+)
+from sae_analysis.sae_formats.checkpoint import Checkpoint
+from sae_analysis.sae_formats.hub import locate
+from sae_analysis.sae_formats.layout import Layout
 from sae_analysis.sae_interface import UnifiedSAEInterface
 
-__all__ = ["load_sae"]
+__all__ = ["load_sae", "read_checkpoint"]
 
-_READERS: tuple[Callable[[Checkpoint], Recognised | None], ...] = (dictionary_learning.read,)
+_FAMILIES: tuple[ModuleType, ...] = (
+    dictionary_learning,
+    vsae_topk,
+    saelens,
+    sparsify,
+    gemma_scope,
+    llama_scope,
+    openai,
+    circuit_tracer,
+    releases,
+)
+
+_READERS: tuple[Callable[[Checkpoint], UnifiedSAEInterface | None], ...] = tuple(family.read for family in _FAMILIES)
+
+_LAYOUTS: tuple[Layout, ...] = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
+"""What a file without configuration may be; of two that fit, the first is meant."""
+
+_LISTED_KEYS = 12
 
 
 def load_sae(path: str | Path) -> UnifiedSAEInterface:
-    """Load an SAE from a file or folder, whatever its layout.
+    """Load an SAE from a file or folder, whatever its layout, or by name.
+
+    Names are ``owner/repository/folder`` on the Hugging Face hub and ``saelens:release/sae_id`` for what SAELens
+    lists, where these can be reached.
 
     Raises:
         SAEFormatError: nothing there, a damaged file, or no layout that is known.
     """
-    checkpoint = Checkpoint.open(Path(path))
+    found = locate(str(path))
+    return read_checkpoint(Checkpoint.open(found.path, known=found.known))
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
+    """Recognise a checkpoint and make an SAE of it.
+
+    Raises:
+        SAEFormatError: no layout that is known, one that is not supported, or numbers that are unusable.
+    """
     for read in _READERS:
-        if recognised := read(checkpoint):
-            sae = UnifiedSAEInterface(recognised.sae, format_name=recognised.name, reason=recognised.reason)
-            sae.metadata = recognised.metadata
-            sae.sha256 = checkpoint.sha256
+        if sae := read(checkpoint):
             return sae
-    keys = ", ".join(sorted(checkpoint.tensors)[:12])
+    if any(value.ndim > 2 for value in checkpoint.tensors.values()):
+        raise SAEFormatError(
+            f"SAE {checkpoint.path} holds weights for several layers at once ({_listed(checkpoint)}): crosscoders and "
+            "cross-layer transcoders are not supported."
+        )
+    for layout in _LAYOUTS:
+        if layout.misfit(checkpoint.tensors) is None:
+            return layout.read(checkpoint, f"keys {_listed(checkpoint)}")
+    misfits = [(layout, misfit) for layout in _LAYOUTS if (misfit := layout.misfit(checkpoint.tensors))]
+    layout, misfit = min(misfits, key=lambda pair: pair[1].size)
+    known = sorted({description.partition(":")[0] for description in layout.weights.values()})
     raise SAEFormatError(
-        f"{path} is no known SAE layout. Found keys: {keys}. Known: dictionary_learning AutoEncoderTopK and "
-        "AutoEncoder (ae.pt with config.json)."
+        f"SAE {checkpoint.path} is in no known layout. Found keys: {_listed(checkpoint) or 'none'}. Nearest is "
+        f"{layout.name} ({', '.join(known)}), but: {misfit}."
+    )
+
+
+def _listed(checkpoint: Checkpoint) -> str:
+    keys = sorted(checkpoint.tensors)
+    return ", ".join(keys[:_LISTED_KEYS]) + (
+        f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
     )

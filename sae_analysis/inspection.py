@@ -1,0 +1,202 @@
+"""What a checkpoint is, what its weights look like, and where in a model it belongs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_analysis import directions
+from sae_analysis.corpus import Document
+from sae_analysis.language_model import LanguageModel
+from sae_analysis.reconstruction import search_hook
+from sae_analysis.records import HookScore
+from sae_analysis.sae_interface import UnifiedSAEInterface
+
+_LISTED = 12
+"""Places shown; JSON holds all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The range of one number over all features."""
+
+    lowest: float
+    median: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in a model an SAE was found to belong."""
+
+    model: str
+    tokens: int
+    """Tokens that every place was tried on."""
+
+    scores: tuple[HookScore, ...]
+    """Every place, best first."""
+
+    winner: HookScore | None
+    """The one that is clearly best, if any is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """All that can be said of an SAE without analysing features."""
+
+    sae: str
+    """File or folder, as asked for."""
+
+    sha256: str
+    format: str
+    reason: str
+    """What the format was recognised by."""
+
+    d_in: int
+    d_sae: int
+    d_out: int
+    is_transcoder: bool
+    rule: str
+    k: int | None
+    """Most features active on one token, where the rule fixes it."""
+
+    separable: bool
+    """Whether single features can be encoded without the others."""
+
+    encoder_norm: Spread | None
+    decoder_norm: Spread | None
+    encoder_decoder_cosine: Spread | None
+    """None for transcoders, whose directions lie in two places."""
+
+    model: str | None
+    """Model that the checkpoint names."""
+
+    hook: str | None
+    """Hook that the checkpoint names."""
+
+    hook_out: str | None
+    prepend_bos: bool | None
+    """What the checkpoint says of BOS."""
+
+    centred: bool | None
+    """What the checkpoint says of a centred residual stream."""
+
+    warnings: tuple[str, ...]
+    place: Place | None = None
+    """Where it reconstructs a model, if one was given."""
+
+
+def inspect_sae(
+    sae: UnifiedSAEInterface,
+    name: str,
+    model: LanguageModel | None = None,
+    documents: Iterable[Document] | None = None,
+) -> Inspection:
+    """Look at an SAE, and with a model try it at every hook of its width.
+
+    Args:
+        sae: The SAE.
+        name: What to call it.
+        model: Where to look for its place.
+        documents: Text to try it on; a short one of our own if left out.
+    """
+    norms, origin = directions.norms(sae), sae.origin
+    place = _find(sae, model, documents) if model else None
+    return Inspection(
+        sae=name,
+        sha256=origin.sha256,
+        format=origin.format_name,
+        reason=origin.reason,
+        d_in=sae.activation_dim,
+        d_sae=sae.dict_size,
+        d_out=sae.output_dim,
+        is_transcoder=sae.is_transcoder,
+        rule=sae.rule_name,
+        k=sae.k,
+        separable=sae.is_separable,
+        encoder_norm=_spread(norms.encoder),
+        decoder_norm=_spread(norms.decoder),
+        encoder_decoder_cosine=_spread(norms.cosine),
+        model=origin.model,
+        hook=origin.hook,
+        hook_out=origin.hook_out,
+        prepend_bos=origin.prepend_bos,
+        centred=origin.centred,
+        warnings=(*origin.warnings, *_about_weights(norms), *_about_place(origin.hook, place, model)),
+        place=place,
+    )
+
+
+def describe(inspection: Inspection) -> Iterator[str]:
+    """Yield an inspection as lines of text."""
+    found = inspection
+    shape = f"{found.d_in} -> {found.d_sae:,} features -> {found.d_out}"
+    says = {
+        "model": found.model,
+        "hook": found.hook,
+        "output hook": found.hook_out,
+        "BOS": None if found.prepend_bos is None else ("prepended" if found.prepend_bos else "not prepended"),
+        "residual": None if found.centred is None else ("centred" if found.centred else "not centred"),
+    }
+    told = "; ".join(f"{name} {value}" for name, value in says.items() if value is not None)
+    yield f"SAE:        {found.sae}"
+    yield f"Format:     {found.format} ({found.reason})"
+    yield f"Shape:      {shape}, {'transcoder' if found.is_transcoder else 'autoencoder'}"
+    yield f"Rule:       {found.rule}; features can{'' if found.separable else 'not'} be encoded one by one"
+    for label, spread in {"Encoder": found.encoder_norm, "Decoder": found.decoder_norm}.items():
+        if spread:
+            yield f"{label}:    norms {spread.lowest:.3g} to {spread.highest:.3g}, median {spread.median:.3g}"
+    if cosine := found.encoder_decoder_cosine:
+        yield f"Cosine:     encoder to decoder {cosine.lowest:.2f} to {cosine.highest:.2f}, median {cosine.median:.2f}"
+    yield f"It says:    {told or 'nothing about where it belongs'}"
+    if found.place:
+        yield from _table(found.place)
+    for warning in found.warnings:
+        yield f"Warning:    {warning}"
+    yield f"SHA-256:    {found.sha256}"
+
+
+def _find(sae: UnifiedSAEInterface, model: LanguageModel, documents: Iterable[Document] | None) -> Place:
+    told = sae.origin.prepend_bos
+    prepend_bos = model.prepends_bos if told is None else told
+    search = search_hook(sae.to(model.device), model, documents, prepend_bos=prepend_bos)
+    return Place(model=model.name, tokens=search.tokens, scores=search.scores, winner=search.winner)
+
+
+def _table(place: Place) -> Iterator[str]:
+    winner = place.winner
+    found = f"clearly {winner.place}" if winner else "nowhere clearly"
+    yield f"Belongs:    {found}, of {len(place.scores)} places of {place.model} tried on {place.tokens} tokens"
+    yield from (f"            {line}" for line in score_table(place.scores))
+
+
+def score_table(scores: Sequence[HookScore]) -> Iterator[str]:
+    """Yield the lines of a table of the best places."""
+    if scores:
+        yield f"{'explained variance':>18}  {'cosine':>6}  {'L0':>7}  place"
+    for score in scores[:_LISTED]:
+        reading = f", {score.reading}" if score.reading else ""
+        yield f"{score.explained_variance:18.4f}  {score.cosine:6.3f}  {score.l0:7.1f}  {score.place}{reading}"
+    if len(scores) > _LISTED:
+        yield f"{'…':>18}  {len(scores) - _LISTED} more"
+
+
+def _spread(values: np.ndarray) -> Spread | None:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return Spread(lowest=float(values.min()), median=float(np.median(values)), highest=float(values.max()))
+
+
+def _about_weights(norms: directions.Norms) -> Iterator[str]:
+    if dead := int((norms.decoder == 0).sum()):
+        yield f"{dead} of {len(norms.decoder)} decoder rows are zero."
+
+
+def _about_place(told: str | None, place: Place | None, model: LanguageModel | None) -> Iterator[str]:
+    if place is None or model is None:
+        return
+    if not place.scores:
+        yield f"{model.name} has no hook of its width: it belongs to another model."
+    elif told is not None and place.winner and model.hook_name(told) != place.winner.hook:
+        yield f"It says that it reads {told}, and it reconstructs {place.winner.hook} clearly better."

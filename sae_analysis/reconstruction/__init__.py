@@ -1,0 +1,21 @@
+"""Where an SAE belongs in a model, and how well it fits there."""
+
+from sae_analysis.reconstruction.attachment import AUTO, Sign, Switch, attach
+from sae_analysis.reconstruction.fit import SplicedLoss, check_fit, spliced_loss, update_fit
+from sae_analysis.reconstruction.search import HookSearch, search_hook
+from sae_analysis.reconstruction.site import BosPolicy, Site
+
+__all__ = [
+    "AUTO",
+    "BosPolicy",
+    "HookSearch",
+    "Sign",
+    "Site",
+    "SplicedLoss",
+    "Switch",
+    "attach",
+    "check_fit",
+    "search_hook",
+    "spliced_loss",
+    "update_fit",
+]

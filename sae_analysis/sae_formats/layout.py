@@ -1,0 +1,191 @@
+"""How a family of checkpoints lays out its weights, said as data: which keys, of which shapes, play which part.
+
+Shapes are written in letters: ``d`` for d_in, ``D`` for d_sae, ``o`` for d_out, nothing for a single number and ``*``
+for anything. One letter means one length throughout a file, so that a matrix that lies the other way round does not
+fit, whatever its name. ``"encoder.weight: D d"`` is read as the transpose of ``"W_enc: d D"``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_analysis.errors import SAEFormatError
+from sae_analysis.sae_formats.checkpoint import Checkpoint
+from sae_analysis.sae_interface import ActivationRule, Origin, SparseAutoencoder, UnifiedSAEInterface
+
+Weights = Mapping[str, Tensor]
+"""Tensors by the part they play (``W_enc``, ``b_dec``, ``threshold`` …), matrices the way round our SAE holds them."""
+
+_OURS = {"W_enc": "d D", "W_dec": "D o", "W_skip": "d o"}
+"""The way round of our matrices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An SAE made of weights, with what there is to say about the making."""
+
+    sae: SparseAutoencoder
+    warnings: tuple[str, ...] = ()
+    other_rules: Mapping[str, ActivationRule] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """In what a file differs from a layout."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of differences."""
+        return len(self.missing) + len(self.unknown) + len(self.shapes)
+
+    def __str__(self) -> str:
+        """Return the differences in words."""
+        parts = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.shapes}
+        return "; ".join(f"{name} {', '.join(keys)}" for name, keys in parts.items() if keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One class of SAE in one library's files."""
+
+    name: str
+    """For instance ``dictionary_learning AutoEncoderTopK``."""
+
+    weights: Mapping[str, str]
+    """Key and shape by the part it plays."""
+
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Like ``weights``, for what may be left out."""
+
+    ignored: tuple[str, ...] = ()
+    """Keys that say nothing about inference; one that ends in ``*`` stands for all that begin so."""
+
+    build: Callable[[Weights, Checkpoint], Built]
+    """Makes the SAE."""
+
+    about: Callable[[Checkpoint], Mapping[str, Any]]
+    """Returns the fields of ``Origin`` that the checkpoint speaks of: hook, model, prepend_bos …"""
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> Misfit | None:
+        """Return in what a file differs, or None if it fits."""
+        required, optional = _by_key(self.weights), _by_key(self.optional)
+        known = required | optional
+        lengths: dict[str, int] = {}
+        shapes = [
+            f"{key} {tuple(value.shape)}"
+            for key, dimensions in known.items()
+            if (value := tensors.get(key)) is not None and not _fits(value, dimensions, lengths)
+        ]
+        found = Misfit(
+            missing=tuple(key for key in required if key not in tensors),
+            unknown=tuple(key for key in sorted(tensors) if key not in known and not self._ignores(key)),
+            shapes=tuple(shapes),
+        )
+        return found if found.size else None
+
+    def read(self, checkpoint: Checkpoint, reason: str) -> UnifiedSAEInterface:
+        """Return the SAE.
+
+        Raises:
+            SAEFormatError: the file differs from the layout, or its numbers are unusable.
+        """
+        if misfit := self.misfit(checkpoint.tensors):
+            raise SAEFormatError(
+                f"SAE {checkpoint.path} is a {self.name} ({reason}), but its keys are not: {misfit}. Expected "
+                f"{', '.join(_by_key(self.weights))}. The file is damaged or of another layout."
+            )
+        weights = {
+            role: _turned(checkpoint.tensors[key], role, dimensions)
+            for role, (key, dimensions) in _parsed({**self.weights, **self.optional}).items()
+            if key in checkpoint.tensors
+        }
+        _check_types(checkpoint, weights)
+        built = self.build(weights, checkpoint)
+        origin = Origin(
+            format_name=self.name,
+            reason=reason,
+            warnings=built.warnings,
+            other_rules=built.other_rules,
+            sha256=checkpoint.sha256,
+            **self.about(checkpoint),
+        )
+        return UnifiedSAEInterface(built.sae, origin=origin)
+
+    def _ignores(self, key: str) -> bool:
+        return any(key == name or (name.endswith("*") and key.startswith(name[:-1])) for name in self.ignored)
+
+
+def assemble(weights: Weights, rule: ActivationRule, *, subtract_b_dec: bool, **options: Any) -> SparseAutoencoder:  # noqa: ANN401
+    """Return the SAE of the usual four weights (and ``W_skip`` where there is one) with a rule."""
+    parts = {name: weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip") if name in weights}
+    return SparseAutoencoder(**parts, rule=rule, subtract_b_dec=subtract_b_dec, **options)
+
+
+def with_unit_decoder(weights: Weights) -> dict[str, Tensor]:
+    """Return weights whose decoder rows have norm 1, and whose activations are larger by what the rows lost."""
+    W_dec = weights["W_dec"].float()
+    norms = W_dec.norm(dim=1)
+    return dict(weights) | {
+        "W_enc": weights["W_enc"].float() * norms,
+        "b_enc": weights["b_enc"].float() * norms,
+        "W_dec": W_dec / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None],
+    }
+
+
+def whole_number(value: Tensor, name: str, checkpoint: Checkpoint) -> int:
+    """Return a tensor of one whole number as an int.
+
+    Raises:
+        SAEFormatError: it holds something else.
+    """
+    number = float(value)
+    if not number.is_integer():
+        raise SAEFormatError(f"SAE {checkpoint.path} has a {name} that is no whole number: its file is damaged.")
+    return int(number)
+
+
+def _parsed(parts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Split ``key: dimensions`` by role."""
+    split = {role: description.partition(":") for role, description in parts.items()}
+    return {role: (key, dimensions.strip()) for role, (key, _, dimensions) in split.items()}
+
+
+def _by_key(parts: Mapping[str, str]) -> dict[str, str]:
+    return dict(_parsed(parts).values())
+
+
+def _fits(value: Tensor, dimensions: str, lengths: dict[str, int]) -> bool:
+    """Return whether a tensor has those dimensions, learning the length of letters that are new."""
+    if dimensions == "*":
+        return True
+    if not dimensions:
+        return value.numel() == 1
+    letters = dimensions.split()
+    if value.ndim != len(letters) or not value.numel():
+        return False
+    return all(
+        lengths.setdefault(letter, length) == length for letter, length in zip(letters, value.shape, strict=True)
+    )
+
+
+def _turned(value: Tensor, role: str, dimensions: str) -> Tensor:
+    """Return a matrix the way round our SAE holds it."""
+    ours = _OURS.get(role, "")
+    if not ours:
+        return value
+    return value.T if dimensions[0] != ours[0] else value
+
+
+def _check_types(checkpoint: Checkpoint, weights: Weights) -> None:
+    for role, value in weights.items():
+        if role != "k" and not value.is_floating_point():
+            raise SAEFormatError(
+                f"SAE {checkpoint.path} holds its {role} as {value.dtype}: expected floating point numbers."
+            )

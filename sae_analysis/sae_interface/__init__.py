@@ -1,0 +1,308 @@
+"""One face for every sparse autoencoder.
+
+A supported checkpoint becomes a ``SparseAutoencoder``; anything else that has an ``encode`` method can be wrapped as
+it is. Both are used through ``UnifiedSAEInterface``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from sae_analysis.errors import FitError, SAEFormatError
+from sae_analysis.sae_interface.autoencoder import (
+    Centring,
+    ConstantNorm,
+    InputNorm,
+    LayerNorm,
+    MatchingPursuit,
+    Pursuit,
+    SparseAutoencoder,
+)
+from sae_analysis.sae_interface.foreign import ForeignSAE
+from sae_analysis.sae_interface.rules import (
+    AbsTopK,
+    ActivationRule,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    ReLU,
+    SelectingRule,
+    TopK,
+)
+
+__all__ = [
+    "AbsTopK",
+    "ActivationRule",
+    "Centring",
+    "ConstantNorm",
+    "Gated",
+    "GroupMax",
+    "InputNorm",
+    "JumpReLU",
+    "LayerNorm",
+    "MatchingPursuit",
+    "Origin",
+    "Pursuit",
+    "ReLU",
+    "SAEOutput",
+    "SparseAutoencoder",
+    "SparseCode",
+    "TopK",
+    "UnifiedSAEInterface",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAEOutput:
+    """What one encoding gives."""
+
+    sparse_features: Float[Tensor, "*batch d_sae"]
+    """Activations; zero where the rule keeps a feature silent."""
+
+    top_values: Float[Tensor, "*batch k"]
+    """The largest activations (by magnitude) of each token, largest first; zeros where fewer than k fired."""
+
+    top_indices: Int64[Tensor, "*batch k"]
+    """Features of ``top_values``."""
+
+    pre_activation: Float[Tensor, "*batch d_sae"]
+    """Pre-activations before the rule, as computed, never rebuilt from what the rule selected."""
+
+
+class SparseCode(NamedTuple):
+    """The non-zero activations of a batch of tokens, as parallel arrays ordered by token."""
+
+    token: Int64[Tensor, " n"]
+    feature: Int64[Tensor, " n"]
+    value: Float[Tensor, " n"]
+
+
+Encoder = Callable[[Float[Tensor, "tokens d_in"]], SparseCode]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a checkpoint says about itself, and how it was read."""
+
+    format_name: str = "custom module"
+    """For instance ``dictionary_learning AutoEncoderTopK``."""
+
+    reason: str = "given as an object"
+    """What it was recognised by."""
+
+    hook: str | None = None
+    """Where it reads."""
+
+    hook_out: str | None = None
+    """Where it writes, if elsewhere."""
+
+    model: str | None = None
+    """What it was trained on."""
+
+    prepend_bos: bool | None = None
+    """Whether BOS stood in front of what it was trained on."""
+
+    centred: bool | None = None
+    """Whether it was trained on a residual stream whose mean over the entries had been taken off."""
+
+    warnings: tuple[str, ...] = ()
+    """What its user should know before believing the results."""
+
+    other_rules: Mapping[str, ActivationRule] = field(default_factory=dict)
+    """Rules that the file leaves open, by name; its SAE has the first of them until data decides."""
+
+    sha256: str = ""
+    """Hash of the weight file."""
+
+
+class UnifiedSAEInterface:
+    """Any SAE behind one interface: ours, or a foreign ``nn.Module`` with ``encode`` (see ``ForeignSAE``)."""
+
+    def __init__(self, sae_model: nn.Module, *, origin: Origin | None = None) -> None:
+        """Wrap an SAE.
+
+        Raises:
+            SAEFormatError: no ``encode``, or no weights under the usual names.
+        """
+        self.model = sae_model
+        self.origin = origin or Origin()
+        self._sae = sae_model if isinstance(sae_model, SparseAutoencoder) else ForeignSAE(sae_model)
+
+    @property
+    def encoder_weights(self) -> Float[Tensor, "d_in d_sae"]:
+        """One column a feature."""
+        return self._sae.W_enc
+
+    @property
+    def decoder_weights(self) -> Float[Tensor, "d_sae d_out"]:
+        """One row a feature."""
+        return self._sae.W_dec
+
+    @property
+    def dict_size(self) -> int:
+        """Number of features."""
+        return self.encoder_weights.shape[1]
+
+    @property
+    def activation_dim(self) -> int:
+        """Width of the activations it reads."""
+        return self.encoder_weights.shape[0]
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the activations it writes."""
+        return self.decoder_weights.shape[1]
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it writes elsewhere than it reads."""
+        return self._sae.is_transcoder
+
+    @property
+    def k(self) -> int | None:
+        """Most features active on one token, where the architecture fixes it."""
+        return self._sae.k if isinstance(self._sae, ForeignSAE) else self._sae.rule.k
+
+    @property
+    def rule_name(self) -> str:
+        """Activation rule in words, for reports."""
+        if isinstance(self._sae, ForeignSAE):
+            return f"{type(self.model).__name__}.encode"
+        norm = f" after {self._sae.input_norm}" if self._sae.input_norm else ""
+        return f"{self._sae.rule}{norm}"
+
+    def to(self, device: str | torch.device) -> "UnifiedSAEInterface":
+        """Move the weights and return the same object."""
+        self._sae.to(device)
+        return self
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
+        """Encode activations; differentiable in ``x``.
+
+        Raises:
+            FitError: ``x`` has another width than the SAE reads.
+        """
+        self._check_width(x)
+        features, pre_activation = self._sae.encode(x)
+        active = (features != 0).sum(-1)
+        k = self.k or (int(active.max()) if active.numel() else 0)
+        top_indices = features.abs().topk(k, dim=-1).indices
+        return SAEOutput(
+            sparse_features=features,
+            top_values=features.gather(-1, top_indices),
+            top_indices=top_indices,
+            pre_activation=pre_activation,
+        )
+
+    def encode_sparse(self, x: Float[Tensor, "tokens d_in"]) -> SparseCode:
+        """Return only the non-zero activations, in order of token; for TopK, no dense array of them is built.
+
+        Raises:
+            FitError: ``x`` has another width than the SAE reads.
+        """
+        self._check_width(x)
+        if isinstance(self._sae, SparseAutoencoder) and isinstance(self._sae.rule, SelectingRule):
+            values, indices = self._sae.rule.select(self._sae.pre_activation(x))
+            token, place = values.nonzero(as_tuple=True)
+            return SparseCode(token, indices[token, place], values[token, place])
+        features, _ = self._sae.encode(x)
+        token, feature = features.nonzero(as_tuple=True)
+        return SparseCode(token, feature, features[token, feature])
+
+    def encoder_of(self, features: Sequence[int]) -> Encoder:
+        """Return a function like ``encode_sparse`` that gives these features alone.
+
+        Where the rule allows it (``SeparableRule``), it computes nothing else; others encode everything and select.
+        """
+        chosen = torch.tensor(sorted(set(features)), dtype=torch.int64, device=self.encoder_weights.device)
+        narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) else None
+        asked_for = torch.zeros(self.dict_size, dtype=torch.bool, device=chosen.device)
+        asked_for[chosen] = True
+
+        def encode_and_select(x: Float[Tensor, "tokens d_in"]) -> SparseCode:
+            code = self.encode_sparse(x)
+            wanted = asked_for[code.feature]
+            return SparseCode(code.token[wanted], code.feature[wanted], code.value[wanted])
+
+        if narrow is None:
+            return encode_and_select
+
+        def encode_narrow(x: Float[Tensor, "tokens d_in"]) -> SparseCode:
+            self._check_width(x)
+            activations, _ = narrow.encode(x)
+            token, place = activations.nonzero(as_tuple=True)
+            return SparseCode(token, chosen[place], activations[token, place])
+
+        return encode_narrow
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether single features can be encoded without the others."""
+        return isinstance(self._sae, SparseAutoencoder) and self._sae.is_separable
+
+    def decode(
+        self, features: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Return the reconstruction of dense activations.
+
+        ``x``, the activations that were encoded, is needed where the architecture puts back what it took off them or
+        adds a linear map of them.
+
+        Raises:
+            FitError: ``x`` is missing and needed.
+            SAEFormatError: a foreign module without ``decode``.
+        """
+        return self._sae.decode(features, x)
+
+    def decode_sparse(self, code: SparseCode, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_out"]:
+        """Return the reconstruction of the tokens ``x`` from their non-zero activations."""
+        if isinstance(self._sae, ForeignSAE):
+            dense = self.decoder_weights.new_zeros(len(x), self.dict_size)
+            dense[code.token, code.feature] = code.value
+            return self.decode(dense, x)
+        counts = torch.bincount(code.token, minlength=len(x))
+        offsets = counts.cumsum(0) - counts
+        summed = nn.functional.embedding_bag(
+            code.feature, self._sae.W_dec, offsets, mode="sum", per_sample_weights=code.value
+        )
+        return self._sae.finish_decoding(summed, x)
+
+    def reread(self, *, rule: ActivationRule | None = None, centred: bool = False) -> "UnifiedSAEInterface":
+        """Return the same weights read in another way: with another rule, or on centred activations.
+
+        Raises:
+            SAEFormatError: centring asked of an SAE that normalises its input in a way of its own, or is foreign.
+        """
+        if type(self._sae) is not SparseAutoencoder or (centred and self._sae.input_norm is not None):
+            raise SAEFormatError(f"{self.origin.format_name} cannot be read in another way than its own.")
+        changes: dict[str, Any] = {"input_norm": Centring()} if centred else {}
+        return UnifiedSAEInterface(self._sae.reread(**changes, rule=rule or self._sae.rule), origin=self.origin)
+
+    @property
+    def can_be_centred(self) -> bool:
+        """Whether ``reread`` can put centring in front."""
+        return type(self._sae) is SparseAutoencoder and self._sae.input_norm is None
+
+    def get_info(self) -> dict[str, Any]:
+        """Return format, rule and sizes, for reports."""
+        return {
+            "format": self.origin.format_name,
+            "reason": self.origin.reason,
+            "rule": self.rule_name,
+            "dict_size": self.dict_size,
+            "activation_dim": self.activation_dim,
+            "output_dim": self.output_dim,
+            "is_transcoder": self.is_transcoder,
+            "k": self.k,
+        }
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.activation_dim:
+            raise FitError(
+                f"The SAE reads activations of width {self.activation_dim}, but was given width {x.shape[-1]}: "
+                "choose another hook."
+            )
