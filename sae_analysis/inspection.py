@@ -198,5 +198,7 @@ def _about_place(told: str | None, place: Place | None, model: LanguageModel | N
         return
     if not place.scores:
         yield f"{model.name} has no hook of its width: it belongs to another model."
+    elif told is not None and not model.has_hook(told):
+        yield f"It says that it reads {told}, which {model.name} does not have."
     elif told is not None and place.winner and model.hook_name(told) != place.winner.hook:
         yield f"It says that it reads {told}, and it reconstructs {place.winner.hook} clearly better."

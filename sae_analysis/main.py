@@ -371,7 +371,7 @@ def _print_header(result) -> None:  # noqa: ANN001 - AnalysisResult; records are
     rows = {
         "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {dictionary.d_sae:,} features",
         "Model": f"{run.model}, {run.dtype} on {run.device}",
-        "Hook": f"{run.hook if run.hook == run.hook_out else f'{run.hook} -> {run.hook_out}'} ({run.hook_reason})",
+        "Hook": f"{run.place} ({run.hook_reason})",
         "Corpus": f"{run.corpus}: {fit.document_count:,} documents, {fit.window_count:,} windows"
         + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",

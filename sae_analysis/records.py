@@ -259,6 +259,10 @@ class DictionaryStats:
     """Edges of the position bins, in tokens from the start of the window."""
 
 
+def _arrow(hook: str, hook_out: str) -> str:
+    return hook if hook == hook_out else f"{hook} -> {hook_out}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookScore:
     """How well an SAE reconstructs one place of a model, measured on a few hundred tokens."""
@@ -279,7 +283,7 @@ class HookScore:
     @property
     def place(self) -> str:
         """Hooks in words."""
-        return self.hook if self.hook == self.hook_out else f"{self.hook} -> {self.hook_out}"
+        return _arrow(self.hook, self.hook_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +349,11 @@ class Provenance:
 
     created: str
     """UTC time of the run, ISO 8601."""
+
+    @property
+    def place(self) -> str:
+        """Hooks in words."""
+        return _arrow(self.hook, self.hook_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from sae_analysis.real_activations import RealSettings, analyze, analyze_real_ac
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.sae_formats import load_sae
-from sae_analysis.sae_interface import UnifiedSAEInterface
+from sae_analysis.sae_interface import JumpReLU, Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
 
 SHORT = RealSettings(windowing=Windowing(seq_len=24, batch_size=4), max_examples=6)
 
@@ -249,3 +249,116 @@ def test_the_same_run_twice_gives_the_same_result(
     first, second = run(sae, model, corpus_file), run(sae, model, corpus_file)
     assert replace(first, provenance=second.provenance) == second
     assert replace(first.provenance, created="") == replace(second.provenance, created="")
+
+
+# --- only what is asked for, and transcoders ------------------------------------------------------------------------
+
+
+def jump_relu(weights: dict[str, torch.Tensor]) -> UnifiedSAEInterface:
+    """Return an SAE whose features do not depend on each other, with thresholds that let some fire."""
+    return UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=weights["encoder.weight"].T,
+            b_enc=weights["encoder.bias"],
+            W_dec=weights["decoder.weight"].T,
+            b_dec=weights["b_dec"],
+            rule=JumpReLU(torch.linspace(0.1, 0.6, D_SAE)),
+            subtract_b_dec=True,
+        ),
+        origin=Origin(hook="blocks.1.hook_resid_post"),
+    )
+
+
+ONCE = replace(SHORT, allow_poor_fit=True, dictionary_tokens=1)
+ALWAYS = replace(SHORT, allow_poor_fit=True)
+
+
+def test_features_encoded_alone_have_the_same_statistics(model: LanguageModel, corpus_file: Path) -> None:
+    sae = jump_relu(topk_weights())
+    alone, together = (run(sae, model, corpus_file, "3,0,17,40", settings) for settings in (ONCE, ALWAYS))
+    for one, other in zip(alone.features, together.features, strict=True):
+        assert one.active_count == other.active_count > 0
+        assert essence(one) == essence(other)
+        assert one.histogram.counts == other.histogram.counts
+        assert one.position_histogram == other.position_histogram
+        assert one.token_count == other.token_count == together.fit.token_count
+        assert one.max_activation == pytest.approx(other.max_activation, rel=1e-6)
+
+
+def test_what_all_features_were_measured_on_is_said(model: LanguageModel, corpus_file: Path) -> None:
+    alone, together = (run(jump_relu(topk_weights()), model, corpus_file, "3", s) for s in (ONCE, ALWAYS))
+    assert 0 < alone.fit.measured_tokens < alone.fit.token_count == together.fit.measured_tokens
+    assert alone.dictionary.dead_count >= together.dictionary.dead_count
+
+
+def test_after_the_dictionarys_tokens_nothing_else_is_encoded(
+    model: LanguageModel, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+    encode = SparseAutoencoder.encode
+
+    def spy(sae: SparseAutoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        widths.append(sae.W_enc.shape[1])
+        return encode(sae, x)
+
+    monkeypatch.setattr(SparseAutoencoder, "encode", spy)
+    run(jump_relu(topk_weights()), model, corpus_file, "3,5", ONCE)
+    assert (widths[0], set(widths[1:])) == (D_SAE, {2})
+
+
+def test_rules_that_compare_features_encode_them_all(
+    model: LanguageModel, sae: UnifiedSAEInterface, corpus_file: Path
+) -> None:
+    result = run(sae, model, corpus_file, "3", ONCE)
+    assert result.fit.measured_tokens == result.fit.token_count
+    assert result == replace(run(sae, model, corpus_file, "3", ALWAYS), provenance=result.provenance)
+
+
+def test_a_transcoder_is_measured_against_what_it_writes(model: LanguageModel, corpus_file: Path) -> None:
+    """Read at one hook, held against another, and its effect on the logits begins there."""
+    reads, writes = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
+    weights = topk_weights()
+    transcoder = UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=weights["encoder.weight"].T,
+            b_enc=weights["encoder.bias"],
+            W_dec=weights["decoder.weight"].T,
+            b_dec=weights["b_dec"],
+            rule=TopK(K),
+            subtract_b_dec=False,
+            is_transcoder=True,
+        ),
+        origin=Origin(hook=reads, hook_out=writes),
+    )
+    result = run(transcoder, model, corpus_file, "all", ALWAYS)
+    x, target = [], []
+    with torch.no_grad():
+        for document in Corpus(source=corpus_file):
+            [ids] = model.tokens.tokenize([document.text])
+            for begin in range(0, len(ids), 24):
+                window = torch.tensor([ids[begin : begin + 24]])
+                x.append(model.activations(window, reads)[0])
+                target.append(model.activations(window, writes)[0])
+    x, target = torch.cat(x).double(), torch.cat(target).double()
+    features = transcoder.encode(x.float()).sparse_features
+    rebuilt = transcoder.decode(features).double()
+    explained = 1 - (target - rebuilt).square().sum() / (target - target.mean(0)).square().sum()
+    assert result.fit.explained_variance == pytest.approx(float(explained), rel=1e-5)
+    for stats in result.features:
+        assert stats.active_count == int((features[:, stats.feature_idx] != 0).sum())
+        assert stats.encoder_decoder_cosine is None, "its directions lie in two places"
+    run_of = result.provenance
+    assert (run_of.hook, run_of.hook_out, run_of.place) == (reads, writes, f"{reads} -> {writes}")
+    effects = model.logit_effects(transcoder.decoder_weights[:1], writes)
+    assert effects is not None
+    assert result.features[0].top_boosted_tokens[0][1] == pytest.approx(float(effects.max()), rel=1e-4)
+
+
+def test_the_library_function_finds_the_hook_of_an_sae_that_names_none(model: LanguageModel, corpus_file: Path) -> None:
+    eye = torch.eye(16)
+    weights = topk_weights() | {"encoder.weight": torch.cat((eye, -eye, eye[:16]))}
+    unnamed = UnifiedSAEInterface(jump_relu(weights).model)
+    with pytest.raises(ModelError, match=r"no hook of .* is clearly its place"):
+        analyze_real_activations(unnamed, model, [1], corpus_file, settings=ALWAYS)
+    stats = analyze_real_activations(unnamed, model, [1], corpus_file, hook="blocks.0.hook_resid_post", settings=ALWAYS)
+    assert stats[1].token_count > 0

@@ -1,6 +1,8 @@
 """The language model: tokens, hooks, a forward pass that ends where it is read. All that knows model libraries."""
 
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -58,9 +60,16 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
     else:
         raise ModelError(f"--dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
     library = transformer_lens if not Path(name).is_dir() and transformer_lens.knows(name) else huggingface
-    model = library.load(name)
+    with redirect_stdout(sys.stderr):  # TransformerLens 3 prints what it does; the caller's output is the caller's
+        model = library.load(name)
+        _move(model, device, wanted)
+    return model
+
+
+def _move(model: LanguageModel, device: str, dtype: torch.dtype | None) -> None:
     try:
-        model.module.to(device=device, dtype=wanted)
+        model.module.to(device)  # one thing at a time: TransformerLens 3 takes no more
+        if dtype is not None:
+            model.module.to(dtype)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device it cannot use
         raise ModelError(f"--device {device} cannot be used: {str(error).splitlines()[0]}. Try --device cpu.") from None
-    return model

@@ -113,6 +113,10 @@ class LanguageModel(ABC):
         """
         return self.hooks()[self.hook_name(hook)]
 
+    def has_hook(self, hook: str) -> bool:
+        """Return whether ``tap`` knows the name."""
+        return hook in self.hooks() or canonical_hook(hook) in self.hooks()
+
     def hook_name(self, hook: str) -> str:
         """Return a hook's name among ``hooks``; modules may be named by their path, such as ``model.layers.3``.
 
@@ -120,9 +124,8 @@ class LanguageModel(ABC):
             ModelError: no such hook; the message names the nearest ones.
         """
         taps = self.hooks()
-        for name in (hook, canonical_hook(hook)):
-            if name in taps:
-                return name
+        if self.has_hook(hook):
+            return hook if hook in taps else canonical_hook(hook)
         near = difflib.get_close_matches(hook, taps, n=4, cutoff=0.3) or list(taps)[:4]
         raise ModelError(f"Hook '{hook}' does not exist in {self.name}. Nearest: {', '.join(near)}.")
 

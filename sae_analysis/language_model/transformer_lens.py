@@ -5,9 +5,13 @@ Weights are processed as the library does by default (layer norms folded, writin
 for ``gelu-1l`` were trained on models so processed.
 """
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +22,10 @@ from sae_analysis.language_model.tokens import TokenText
 
 _LEGACY_OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 """Repositories in TransformerLens' own format, older than the hub's; 4.x reads them with a loader of their own."""
+
+
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable by which torch loads nothing but weights."""
 
 
 class TransformerLensModel(LanguageModel):
@@ -114,10 +122,8 @@ def load(name: str) -> TransformerLensModel:
 
     official = official_name(name) or name
     try:
-        if "HookedTransformer" in vars(transformer_lens):  # gone since 4.0, and asking for it raises
-            module = vars(transformer_lens)["HookedTransformer"].from_pretrained(official, device="cpu")
-        else:
-            module = _load_bridge(official)
+        with _weights_as_data(), _cached_files_listed():
+            module = _load(transformer_lens, official)
     except Exception as error:  # the library lets hub, OS and value errors through as they come
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ModelError(
@@ -125,6 +131,48 @@ def load(name: str) -> TransformerLensModel:
             "give a local folder."
         ) from error
     return TransformerLensModel(name, module)
+
+
+def _load(transformer_lens: ModuleType, official: str) -> Any:  # noqa: ANN401
+    if "HookedTransformer" in vars(transformer_lens):  # gone since 4.0, and asking for it raises
+        return vars(transformer_lens)["HookedTransformer"].from_pretrained(official, device="cpu")
+    return _load_bridge(official)
+
+
+@contextmanager
+def _weights_as_data() -> Iterator[None]:
+    """Have torch refuse weight files that hold code, whichever way the library asks it to load them."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_WEIGHTS_ONLY]
+        else:
+            os.environ[_WEIGHTS_ONLY] = before
+
+
+@contextmanager
+def _cached_files_listed() -> Iterator[None]:
+    """Have the hub's client list the files in its cache where the hub is out of reach; the library asks for a list."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] - of whichever HTTP client
+
+    ask = HfApi.list_repo_files
+
+    def list_repo_files(api: HfApi, repo_id: str, **options: Any) -> list[str]:  # noqa: ANN401 - passed on
+        try:
+            return ask(api, repo_id, **options)
+        except (OSError, HTTPError):
+            cached = Path(snapshot_download(repo_id, local_files_only=True))
+            return [str(file.relative_to(cached)) for file in cached.rglob("*") if file.is_file()]
+
+    HfApi.list_repo_files = list_repo_files  # pyright: ignore[reportAttributeAccessIssue] - the name of self
+    try:
+        yield
+    finally:
+        HfApi.list_repo_files = ask
 
 
 def _load_bridge(official: str) -> Any:  # noqa: ANN401

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import Document, TokenBatch, TokenStream, Windowing
+from sae_analysis.errors import CorpusError
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.reconstruction.fit import update_fit
 from sae_analysis.records import HookScore
@@ -16,7 +17,7 @@ from sae_analysis.sae_interface import UnifiedSAEInterface
 SEARCH_TOKENS = 512
 """Tokens that every place is tried on."""
 
-LEAST_EXPLAINED = 0.2
+LEAST_EXPLAINED = 0.3
 """Explained variance that the best place must reach: an SAE of another model stays below it everywhere."""
 
 CLEARLY = 1.1
@@ -28,8 +29,8 @@ SAME_READING = 1.02
 _OUTLIER_MULTIPLE = 3.0
 """Attention sinks are left out: their norm alone would decide."""
 
-_SAME_TENSOR = 1e-7
-"""Difference in explained variance below which two places are one."""
+_AS_GOOD_AS_ALL = 1e-3
+"""Share of variance left unexplained below which places do not differ."""
 
 _WINDOW = 64
 
@@ -55,6 +56,10 @@ SAMPLE_TEXT = (
 """What a place is looked for with where no corpus is at hand: prose, science, code, history, a tale, a letter."""
 
 
+Fits = Mapping[tuple[tuple[str, str], str], FitStatistics]
+"""How well each pair of hooks is reconstructed, by name of reading."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookSearch:
     """What a search found."""
@@ -77,14 +82,8 @@ class HookSearch:
         if not self.scores:
             return None
         best = self.scores[0]
-        # Equal scores are one tensor under two names, such as what a norm gives and what the MLP reads.
-        elsewhere = [
-            score
-            for score in self.scores
-            if (score.hook, score.hook_out) != (best.hook, best.hook_out)
-            and best.explained_variance - score.explained_variance > _SAME_TENSOR
-        ]
-        unexplained = 1 - best.explained_variance
+        elsewhere = [score for score in self.scores if (score.hook, score.hook_out) != (best.hook, best.hook_out)]
+        unexplained = max(1 - best.explained_variance, _AS_GOOD_AS_ALL)
         if best.explained_variance < LEAST_EXPLAINED:
             return None
         if elsewhere and 1 - elsewhere[0].explained_variance < CLEARLY * unexplained:
@@ -109,15 +108,24 @@ def search_hook(
 
     Readings are those of ``Origin.other_rules``, and with ``centre`` also on activations less their mean, where the
     model's own norms take it off.
+
+    Raises:
+        CorpusError: the documents hold no token.
     """
-    readings = _readings(sae, centre=centre and model.centres)
+    readings = _readings(sae, centre=centre and model.centres and not model.is_centred)
     pairs = list(pairs if pairs is not None else places(sae, model))
-    fits = {(pair, name): FitStatistics(sae.output_dim) for pair in pairs for name in readings}
+    if not pairs:
+        return HookSearch(scores=(), readings=readings, tokens=0)
+    fits: Fits = {(pair, name): FitStatistics(sae.output_dim) for pair in pairs for name in readings}
+    sums: dict[str, float] = {}
     tokens = 0
     with torch.inference_mode():
         for batch in _sample(model, documents, prepend_bos=prepend_bos):
             tokens += batch.token_count
-            _try(readings, model, batch, fits)
+            _try(readings, model, batch, fits, sums)
+    if not tokens:
+        raise CorpusError("The corpus has no text to look for the SAE's place on: give more, or name it with --hook.")
+    fits = _without_twins(fits, sums)
     scores = [
         HookScore(hook=hook, hook_out=hook_out, reading=name, explained_variance=found[0], cosine=found[1], l0=found[2])
         for ((hook, hook_out), name), fit in fits.items()
@@ -158,13 +166,23 @@ def _sample(model: LanguageModel, documents: Iterable[Document] | None, *, prepe
     return iter(TokenStream(documents, model.tokens, windowing, prepend_bos=prepend_bos))
 
 
+def _without_twins(fits: Fits, sums: Mapping[str, float]) -> Fits:
+    """Drop places that hold the same numbers as an earlier one, such as what a norm gives and what the MLP reads."""
+    first: dict[tuple[float, float, str], tuple[str, str]] = {}
+    for (hook, hook_out), name in fits:
+        first.setdefault((sums[hook], sums[hook_out], name), (hook, hook_out))
+    kept = set(first.values())
+    return {place: fit for place, fit in fits.items() if place[0] in kept}
+
+
 def _try(
     readings: Mapping[str, UnifiedSAEInterface],
     model: LanguageModel,
     batch: TokenBatch,
-    fits: Mapping[tuple[tuple[str, str], str], FitStatistics],
+    fits: Fits,
+    sums: dict[str, float],
 ) -> None:
-    """Run a batch once, and encode and decode at each place as the forward pass comes to it."""
+    """Run a batch once, and encode and decode at each place as the forward pass comes to it; ``sums`` tell twins."""
     read: dict[str, Tensor] = {}
     ends: dict[str, list[str]] = {}
     for (hook, hook_out), _ in fits:
@@ -176,6 +194,7 @@ def _try(
 
     def visit(hook: str, activation: Tensor) -> None:
         x = activation[:, batch.bos_columns :].float()
+        sums[hook] = sums.get(hook, 0.0) + float(x.double().sum())
         if hook in begins:
             read[hook] = x
         for begin in ends.get(hook, ()):

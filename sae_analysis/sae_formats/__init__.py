@@ -23,7 +23,7 @@ from sae_analysis.sae_formats import (
 )
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.hub import locate
-from sae_analysis.sae_formats.layout import Layout
+from sae_analysis.sae_formats.layout import Layout, listed
 from sae_analysis.sae_interface import UnifiedSAEInterface
 
 __all__ = ["load_sae", "read_checkpoint"]
@@ -45,8 +45,6 @@ _READERS: tuple[Callable[[Checkpoint], UnifiedSAEInterface | None], ...] = tuple
 _LAYOUTS: tuple[Layout, ...] = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 """What a file without configuration may be; of two that fit, the first is meant."""
 
-_LISTED_KEYS = 12
-
 
 def load_sae(path: str | Path) -> UnifiedSAEInterface:
     """Load an SAE from a file or folder, whatever its layout, or by name.
@@ -55,10 +53,14 @@ def load_sae(path: str | Path) -> UnifiedSAEInterface:
     lists, where these can be reached.
 
     Raises:
-        SAEFormatError: nothing there, a damaged file, or no layout that is known.
+        SAEFormatError: nothing there, a file that is damaged or cannot be read, or no layout that is known.
     """
-    found = locate(str(path))
-    return read_checkpoint(Checkpoint.open(found.path, known=found.known))
+    try:
+        found = locate(str(path))
+        return read_checkpoint(Checkpoint.open(found.path, known=found.known))
+    except OSError as error:
+        at = error.filename or path
+        raise SAEFormatError(f"SAE {at} cannot be read: {error.strerror or error}. Check the file.") from None
 
 
 def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
@@ -66,6 +68,7 @@ def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
 
     Raises:
         SAEFormatError: no layout that is known, one that is not supported, or numbers that are unusable.
+        OSError: a file beside it cannot be read.
     """
     for read in _READERS:
         if sae := read(checkpoint):
@@ -88,7 +91,4 @@ def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
 
 
 def _listed(checkpoint: Checkpoint) -> str:
-    keys = sorted(checkpoint.tensors)
-    return ", ".join(keys[:_LISTED_KEYS]) + (
-        f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
-    )
+    return listed(sorted(checkpoint.tensors))

@@ -11,8 +11,9 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -47,11 +48,19 @@ _PREFIXES = ("_orig_mod.", "module.")
 _DEEPEST = 3
 """Folders searched below the one named."""
 
-_LARGEST_CONFIG = 16 << 20
+_LARGEST_CONFIG = {".json": 1 << 20, ".yaml": 1 << 15}
+"""In bytes, by suffix: YAML is parsed a thousand times slower."""
+
+_DEEPEST_YAML = 20
+
 _MOST_EXPANSION = 16
 """Times that an archive's content may be larger than the file: weights hardly compress, bombs do."""
 
 _SMALL = 1 << 20
+_LONGEST_REASON = 300
+_ZIP = b"PK\x03\x04"
+_FILLS_MEMORY = b"bytearray"
+"""What torch's safe loader would call although it can be asked for any number of bytes; no weights need it."""
 _HASH_CHUNK = 1 << 20
 
 
@@ -82,16 +91,17 @@ class Checkpoint:
 
         Raises:
             SAEFormatError: missing, damaged, ambiguous, or holding objects that would have to be executed.
+            OSError: it cannot be read.
         """
         weights = _weight_file(path)
-        try:
-            tensors, values = _read_weights(weights)
-            sha256 = _sha256(weights)
-            config = _read_config(weights)
-        except OSError as error:
-            at = error.filename or weights
-            raise SAEFormatError(f"SAE {at} cannot be read: {error.strerror or error}. Check the file.") from None
-        return cls(path=weights, tensors=tensors, values=values | dict(known or {}), config=config, sha256=sha256)
+        tensors, values = _read_weights(weights)
+        return cls(
+            path=weights,
+            tensors=tensors,
+            values=values | dict(known or {}),
+            config=_read_config(weights),
+            sha256=_sha256(weights),
+        )
 
     def beside(self, name: str) -> Path | None:
         """Return a file of that name beside the weights or one folder up, if there is one."""
@@ -111,7 +121,8 @@ def _weight_file(path: Path) -> Path:
             "owner/repository/folder."
         )
     for depth in range(_DEEPEST + 1):
-        found = sorted(file for file in path.glob("/".join(["*"] * (depth + 1))) if is_weight_file(file))
+        inside = path.glob("/".join(["*"] * (depth + 1)))
+        found = sorted(file for file in inside if is_weight_file(file) and file.is_file())
         if len(found) == 1:
             return found[0]
         if found:
@@ -144,15 +155,34 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for wrapper in _WRAPPERS:
         inner = content.get(wrapper)
         if isinstance(inner, dict) and not any(isinstance(value, Tensor) for value in content.values()):
-            content = {key: value for key, value in content.items() if key != wrapper} | inner
+            content = {key: value for key, value in content.items() if key != wrapper} | _plain(inner)
             break
-    for prefix in _PREFIXES:
-        if content and all(str(key).startswith(prefix) for key in content):
-            content = {str(key).removeprefix(prefix): value for key, value in content.items()}
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): _bare(path, key, value) for key, value in content.items() if isinstance(value, Tensor)}
+    while prefix := next((prefix for prefix in _PREFIXES if _all_begin(tensors, prefix)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     for key, value in tensors.items():
-        _check_claim(path, key, value, size)
+        if value.numel() * value.element_size() > _MOST_EXPANSION * size + _SMALL:
+            raise SAEFormatError(
+                f"SAE {path} has {size} bytes and claims a {key} of shape {tuple(value.shape)}, which does not "
+                "fit into it: it is refused."
+            )
     return tensors, {str(key): value for key, value in content.items() if not isinstance(value, Tensor)}
+
+
+def _plain(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a dictionary's content without attributes that a file may have put in front of its methods."""
+    return dict(dict.items(content))
+
+
+def _bare(path: Path, key: object, value: Tensor) -> Tensor:
+    """Return a tensor likewise, without gradients; refuse one that takes no room in the file: sparse, without data."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
+        raise SAEFormatError(f"SAE {path} holds {key} as no plain dense tensor: expected one with all its numbers.")
+    return Tensor.detach(value)
+
+
+def _all_begin(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return bool(tensors) and all(key.startswith(prefix) for key in tensors)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -182,10 +212,7 @@ def _read_npz(path: Path, size: int) -> dict[str, Tensor]:
 def _read_pickle(path: Path, size: int) -> dict[str, Any]:
     with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         try:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    _check_expansion(path, archive, size)
-            file.seek(0)
+            _check_pickle(path, file, size)
             loaded = torch.load(file, map_location="cpu", weights_only=True)
         except SAEFormatError:
             raise
@@ -198,7 +225,25 @@ def _read_pickle(path: Path, size: int) -> dict[str, Any]:
             raise _damaged(path, str(error) or type(error).__name__) from None
     if not isinstance(loaded, dict):
         raise SAEFormatError(f"SAE {path} holds a {type(loaded).__name__}: expected a state dict of tensors.")
-    return loaded
+    return _plain(loaded)
+
+
+def _check_pickle(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse what torch's safe loader would fill memory with, or refuses too late: only after writing to disk."""
+    head = file.read(len(_ZIP))
+    if head == _ZIP:
+        with zipfile.ZipFile(file) as archive:
+            _check_expansion(path, archive, size)
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+        fills_memory = any(_FILLS_MEMORY in content for content in pickles)
+    elif size:
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            fills_memory = content.find(_FILLS_MEMORY) >= 0
+    else:
+        fills_memory = False
+    if fills_memory or not (head == _ZIP or pickle.PROTO.startswith(head[:1])):
+        raise pickle.UnpicklingError
+    file.seek(0)
 
 
 def _check_expansion(path: Path, archive: zipfile.ZipFile, size: int) -> None:
@@ -209,20 +254,9 @@ def _check_expansion(path: Path, archive: zipfile.ZipFile, size: int) -> None:
         )
 
 
-def _check_claim(path: Path, key: str, value: Tensor, size: int) -> None:
-    """Refuse tensors that take no room in the file: expanded, sparse, without data."""
-    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        raise SAEFormatError(f"SAE {path} holds {key} as no plain dense tensor: expected one with all its numbers.")
-    if value.numel() * value.element_size() > _MOST_EXPANSION * size + _SMALL:
-        raise SAEFormatError(
-            f"SAE {path} has {size} bytes and claims a {key} of shape {tuple(value.shape)}, which does not fit into "
-            "it: it is refused."
-        )
-
-
 def _damaged(path: Path, reason: str) -> SAEFormatError:
     first = reason.partition("\n")[0].partition(". ")[0].rstrip(".")
-    return SAEFormatError(f"SAE {path} is damaged or cut short: {first}. Fetch it again.")
+    return SAEFormatError(f"SAE {path} is damaged or cut short: {first[:_LONGEST_REASON]}. Fetch it again.")
 
 
 # --- configuration -------------------------------------------------------------------------------------------------
@@ -247,18 +281,34 @@ def read_settings(path: Path) -> Settings:
         SAEFormatError: too large, not JSON or YAML, or no object.
         OSError: it cannot be read.
     """
-    if (size := path.stat().st_size) > _LARGEST_CONFIG:
+    if (size := path.stat().st_size) > _LARGEST_CONFIG[path.suffix]:
         raise SAEFormatError(f"SAE configuration {path} has {size} bytes, which no configuration has: remove it.")
+    raw = path.read_bytes()
     try:
-        text = path.read_text("utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = yaml.load(raw, _ShallowLoader) if path.suffix == ".yaml" else json.loads(raw.decode())
+    except Exception as error:  # YAML's tags end in KeyError, AttributeError, IndexError … beside its own errors
         kind = "YAML" if path.suffix == ".yaml" else "JSON"
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise SAEFormatError(f"SAE configuration {path} is not {kind}: {reason}. Mend or remove it.") from None
     if not isinstance(content, dict):
         raise SAEFormatError(f"SAE configuration {path} holds a {type(content).__name__}: expected an object.")
     return Settings(name=str(path), content=content)
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Reads YAML that refers to no earlier part of itself, by which a small file can stand for an endless one."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as in YAML
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to earlier parts of itself")
+        if self.depth == _DEEPEST_YAML:
+            raise yaml.YAMLError("it is nested too deeply")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _sha256(path: Path) -> str:

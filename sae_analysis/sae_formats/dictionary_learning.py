@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, whole_number
+from sae_analysis.sae_formats.settings import shown
 from sae_analysis.sae_interface import ActivationRule, Gated, JumpReLU, ReLU, TopK, UnifiedSAEInterface
 
 _HOOKS = {
@@ -44,9 +45,9 @@ def about(checkpoint: Checkpoint) -> dict[str, Any]:
 def rescaled(weights: Weights, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights of a mid-run backup for raw activations; those of a finished file as they are."""
     factor = checkpoint.values.get("norm_factor", 1.0)
-    if not isinstance(factor, (int, float)) or not factor > 0:
+    if not isinstance(factor, (int, float)) or not 0 < factor < torch.finfo(torch.float32).max:
         raise SAEFormatError(
-            f"SAE {checkpoint.path} is a backup with norm_factor {factor!r}: expected a number above 0."
+            f"SAE {checkpoint.path} is a backup with norm_factor {shown(factor)}: expected a number above 0."
         )
     scaled = {name: weights[name].float() * factor for name in ("b_enc", "b_dec", "b_gate", "b_mag") if name in weights}
     if "threshold" in weights and not _is_unset(weights["threshold"]):

@@ -30,7 +30,7 @@ def _place(checkpoint: Checkpoint) -> str:
 
 
 def _is_embedding(checkpoint: Checkpoint) -> bool:
-    return "embedding" in _place(checkpoint)
+    return "embedding" in checkpoint.path.parts[-4:]
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -5,7 +5,7 @@ for anything. One letter means one length throughout a file, so that a matrix th
 fit, whatever its name. ``"encoder.weight: D d"`` is read as the transpose of ``"W_enc: d D"``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ Weights = Mapping[str, Tensor]
 
 _OURS = {"W_enc": "d D", "W_dec": "D o", "W_skip": "d o"}
 """The way round of our matrices."""
+
+_LISTED_KEYS = 8
+_LONGEST_KEY = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Misfit:
     def __str__(self) -> str:
         """Return the differences in words."""
         parts = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.shapes}
-        return "; ".join(f"{name} {', '.join(keys)}" for name, keys in parts.items() if keys)
+        return "; ".join(f"{name} {listed(keys)}" for name, keys in parts.items() if keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +148,16 @@ def whole_number(value: Tensor, name: str, checkpoint: Checkpoint) -> int:
     Raises:
         SAEFormatError: it holds something else.
     """
-    number = float(value)
-    if not number.is_integer():
+    if value.is_complex() or not float(value).is_integer():
         raise SAEFormatError(f"SAE {checkpoint.path} has a {name} that is no whole number: its file is damaged.")
-    return int(number)
+    return int(value)
+
+
+def listed(keys: Iterable[str]) -> str:
+    """Return keys in a row, the first of many."""
+    shown = list(keys)
+    more = f" and {len(shown) - _LISTED_KEYS} more" if len(shown) > _LISTED_KEYS else ""
+    return ", ".join(key[:_LONGEST_KEY] for key in shown[:_LISTED_KEYS]) + more
 
 
 def _parsed(parts: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -41,7 +41,7 @@ def _is_across(config: Settings) -> bool:
 
 def _build_first(weights: Weights, checkpoint: Checkpoint) -> Built:
     config = checkpoint.config
-    norm = _token_norm(config)
+    norm = _token_norm(checkpoint)
     if config.text("norm_activation", "dataset-wise") == "dataset-wise":
         averages = config.section(_NORM_KEY)
         scale_in, scale_out = (_scale(weights, averages.number(side), side, checkpoint) for side in ("in", "out"))
@@ -61,7 +61,7 @@ def _build_first(weights: Weights, checkpoint: Checkpoint) -> Built:
         rule = ReLU()
     else:
         raise _unsupported(checkpoint, f"act_fn {act_fn}")
-    subtract = config.flag("apply_decoder_bias_to_pre_encoder", default=False) and not _is_across(config)
+    subtract = config.flag("apply_decoder_bias_to_pre_encoder", default=False)
     return Built(
         sae=assemble(weights, rule, subtract_b_dec=subtract, input_norm=norm, is_transcoder=_is_across(config))
     )
@@ -89,7 +89,7 @@ def _build_later(weights: Weights, checkpoint: Checkpoint) -> Built:
         rule = ReLU()
     else:
         raise _unsupported(checkpoint, f"act_fn {act_fn}")
-    norm = _token_norm(config)
+    norm = _token_norm(checkpoint)
     if config.text("norm_activation", "dataset-wise") == "dataset-wise":
         scale_in, scale_out = _stored_scales(weights, checkpoint)
         weights |= {
@@ -105,6 +105,8 @@ def _stored_scales(weights: Weights, checkpoint: Checkpoint) -> tuple[float, flo
     found = []
     for hook in _hooks(checkpoint.config):
         stored = checkpoint.tensors.get(f"{_NORM_KEY}.{hook}")
+        if stored is not None and (stored.numel() != 1 or stored.is_complex()):
+            stored = None
         found.append(_scale(weights, None if stored is None else float(stored), str(hook), checkpoint))
     return found[0], found[1]
 
@@ -122,14 +124,17 @@ def _scale(weights: Weights, average_norm: float | None, place: str, checkpoint:
     return math.sqrt(weights["W_enc"].shape[0]) / average_norm
 
 
-def _token_norm(config: Settings) -> InputNorm | None:
-    return ConstantNorm() if config.text("norm_activation", "dataset-wise") == "token-wise" else None
+def _token_norm(checkpoint: Checkpoint) -> InputNorm | None:
+    asked = checkpoint.config.text("norm_activation", "dataset-wise")
+    if asked == "batch-wise":  # the same token would be encoded in another way beside other tokens
+        raise _unsupported(checkpoint, "norm_activation batch-wise")
+    return ConstantNorm() if asked == "token-wise" else None
 
 
 def _unsupported(checkpoint: Checkpoint, what: str) -> SAEFormatError:
     return SAEFormatError(
         f"SAE {checkpoint.path} is an OpenMOSS SAE with {what}, which is not supported: expected act_fn relu, "
-        "jumprelu, topk or batchtopk with its k or threshold, without GLU."
+        "jumprelu, topk or batchtopk with its k or threshold, without GLU, and a norm that needs no batch."
     )
 
 

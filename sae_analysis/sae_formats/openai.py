@@ -6,6 +6,7 @@ from typing import Any
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble
+from sae_analysis.sae_formats.settings import shown
 from sae_analysis.sae_interface import LayerNorm, ReLU, TopK, UnifiedSAEInterface
 
 _HOOKS = {
@@ -29,12 +30,12 @@ def _build(weights: Weights, checkpoint: Checkpoint) -> Built:
     if activation == "ReLU":
         return Built(sae=assemble(weights, ReLU(), subtract_b_dec=True))
     state = checkpoint.values.get("activation_state_dict")
-    k = state.get("k") if isinstance(state, dict) else None
-    after = state.get("postact_fn", "ReLU") if isinstance(state, dict) else None
+    k = dict.get(state, "k") if isinstance(state, dict) else None
+    after = dict.get(state, "postact_fn", "ReLU") if isinstance(state, dict) else None
     if activation != "TopK" or not isinstance(k, int) or after != "ReLU":
         raise SAEFormatError(
-            f"SAE {checkpoint.path} has the activation {activation} (k = {k}, then {after}), which is not supported: "
-            "expected ReLU, or TopK with a k and ReLU."
+            f"SAE {checkpoint.path} has the activation {shown(activation)} (k = {shown(k)}, then {shown(after)}), "
+            "which is not supported: expected ReLU, or TopK with a k and ReLU."
         )
     # The release normalises the input of its TopK models, and of no others.
     return Built(sae=assemble(weights, TopK(k), subtract_b_dec=True, input_norm=LayerNorm()))

@@ -6,6 +6,7 @@ BatchTopK by its threshold.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint, read_safetensors, read_settings
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, with_unit_decoder
-from sae_analysis.sae_formats.settings import Settings
+from sae_analysis.sae_formats.settings import Settings, shown
 from sae_analysis.sae_interface import (
     AbsTopK,
     ActivationRule,
@@ -66,9 +67,15 @@ def _k(config: Settings) -> int:
 
 
 def _architecture(config: Settings) -> str:
-    if (config.text("activation_fn") or config.text("activation_fn_str")) == "topk":
+    architecture = config.text("architecture") or "standard"
+    activation = config.text("activation_fn") or config.text("activation_fn_str")
+    if activation == "topk":
         return "topk"
-    return config.text("architecture") or "standard"
+    if activation not in (None, "relu", architecture):
+        raise SAEFormatError(
+            f"SAE configuration {config.name} says activation_fn = {shown(activation)}: expected 'relu' or 'topk'."
+        )
+    return architecture
 
 
 # --- building ------------------------------------------------------------------------------------------------------
@@ -89,7 +96,7 @@ def _builder(rule: Rule, *, is_transcoder: bool = False) -> Callable[[Weights, C
         sae = assemble(
             weights,
             rule(weights, config, str(checkpoint.path)),
-            subtract_b_dec=not is_transcoder and config.flag("apply_b_dec_to_input", default=bool(config.name)),
+            subtract_b_dec=not is_transcoder and config.flag("apply_b_dec_to_input", default=True),
             input_norm=norm,
             is_transcoder=is_transcoder,
         )
@@ -124,7 +131,7 @@ def _normalised(
     name = "expected_average_only_in" if asked is True else str(asked)  # a truth value before version 3
     if name not in _NORMS:
         raise SAEFormatError(
-            f"SAE configuration {config.name} says normalize_activations = {name!r}: expected one of "
+            f"SAE configuration {config.name} says normalize_activations = {shown(name)}: expected one of "
             f"{', '.join(_NORMS)}."
         )
     if name == "expected_average_only_in":
@@ -142,13 +149,18 @@ def _normalised(
         return _scaled(weights, scale, config), None, ()
     if name == "covariance_whitening":
         file = checkpoint.beside("activation_whitening.safetensors")
+        if weights["W_dec"].shape[1] != len(weights["W_enc"]):
+            raise SAEFormatError(
+                f"SAE {checkpoint.path} is a transcoder on whitened activations, which is not supported: expected "
+                "another normalize_activations."
+            )
         if file is None:
             raise SAEFormatError(
                 f"SAE {checkpoint.path} was trained on whitened activations, and activation_whitening.safetensors "
                 "does not lie beside it: put it there."
             )
         subtracts = config.flag("apply_b_dec_to_input", default=True)
-        return _whitened(weights, read_safetensors(file), subtracts_b_dec=subtracts), None, ()
+        return _whitened(weights, _read_whitening(file, len(weights["W_enc"])), subtracts_b_dec=subtracts), None, ()
     return weights, _NORMS[name], ()
 
 
@@ -159,6 +171,18 @@ def _scaled(weights: dict[str, torch.Tensor], scale: float, config: Settings) ->
     if "topk_threshold" in weights and config.flag("rescale_acts_by_decoder_norm", default=False):
         folded["topk_threshold"] = weights["topk_threshold"] / scale  # in units of decoder norms, which shrank
     return weights | folded
+
+
+def _read_whitening(file: Path, width: int) -> Weights:
+    tensors = read_safetensors(file)
+    for name, wanted in {"mean": (width,), "matrix": (width, width), "inverse_matrix": (width, width)}.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != wanted or not tensors[name].is_floating_point():
+            raise SAEFormatError(
+                f"SAE whitening {file} does not fit its SAE: {name} should hold {wanted} numbers, but "
+                + ("is missing." if found is None else f"holds {found} of {tensors[name].dtype}.")
+            )
+    return tensors
 
 
 def _whitened(
@@ -279,15 +303,15 @@ def read(checkpoint: Checkpoint) -> UnifiedSAEInterface | None:
         return None
     architecture = _architecture(config)
     meta = config.section("metadata") if "metadata" in config else config
-    if meta.whole("hook_head_index") is not None:
+    if any(meta.whole(key) is not None for key in ("hook_head_index", "hook_point_head_index")):
         raise SAEFormatError(
             f"SAE {checkpoint.path} reads a single attention head ({config.file_name}), which is not supported: "
             "expected one that reads all heads or the residual stream."
         )
     if architecture not in _BY_ARCHITECTURE:
         raise SAEFormatError(
-            f"SAE {checkpoint.path} has SAELens' architecture '{architecture}', which is not supported: expected one "
-            f"of {', '.join(_BY_ARCHITECTURE)}."
+            f"SAE {checkpoint.path} has SAELens' architecture {shown(architecture)}, which is not supported: expected "
+            f"one of {', '.join(_BY_ARCHITECTURE)}."
         )
     layout = _BY_ARCHITECTURE[architecture]
     if architecture == "jumprelu" and "log_threshold" in checkpoint.tensors:

@@ -3,9 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from reprlib import Repr
 from typing import Any
 
 from sae_analysis.errors import SAEFormatError
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: a small part of what may be endless."""
+    return _SHORT.repr(value)
+
+
+_SHORT = Repr()
+_SHORT.maxlevel = 1
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,7 @@ class Settings:
             SAEFormatError: it is something else.
         """
         found = self._get(key, (int, float), "a number", None)
-        return None if found is None else float(found)
+        return None if found is None else float(f"{found}")  # a number too large is infinite, and refused where used
 
     def whole(self, key: str) -> int | None:
         """Return a whole number.
@@ -68,5 +79,5 @@ class Settings:
         if found is None:
             return default
         if not isinstance(found, kind) or (kind is not bool and isinstance(found, bool)):
-            raise SAEFormatError(f"SAE configuration {self.name} says {key} = {found!r}: expected {words}.")
+            raise SAEFormatError(f"SAE configuration {self.name} says {key} = {shown(found)}: expected {words}.")
         return found

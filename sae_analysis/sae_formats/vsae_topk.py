@@ -5,6 +5,7 @@ in whether the mean is rectified before the k largest are chosen; two of the lat
 that only data can tell them apart.
 """
 
+from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.dictionary_learning import FREE, LINEAR, about, rescaled
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, whole_number
@@ -70,11 +71,13 @@ def read(checkpoint: Checkpoint) -> UnifiedSAEInterface | None:
     """Read what the configuration calls a VSAETopK, in whichever generation its keys are.
 
     Raises:
-        SAEFormatError: keys of none of them.
+        SAEFormatError: another variational class, or keys of no generation.
     """
     trainer = checkpoint.config.section("trainer")
     named = next((name for key in ("dict_class", "trainer_class") if (name := trainer.text(key))), "")
     if not named.startswith("VSAE"):
         return None
+    if not named.startswith("VSAETopK"):  # VSAEBatchTopK, for one, has the very same keys
+        raise SAEFormatError(f"SAE {checkpoint.path} is a {named}, which is not supported: of these, only VSAETopK is.")
     fitting = min(LAYOUTS, key=lambda layout: getattr(layout.misfit(checkpoint.tensors), "size", 0))
     return fitting.read(checkpoint, f"{named} in {checkpoint.config.file_name}")

@@ -5,7 +5,7 @@ it is. Both are used through ``UnifiedSAEInterface``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -219,7 +219,7 @@ class UnifiedSAEInterface:
         Where the rule allows it (``SeparableRule``), it computes nothing else; others encode everything and select.
         """
         chosen = torch.tensor(sorted(set(features)), dtype=torch.int64, device=self.encoder_weights.device)
-        narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) else None
+        narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) and len(chosen) else None
         asked_for = torch.zeros(self.dict_size, dtype=torch.bool, device=chosen.device)
         asked_for[chosen] = True
 
@@ -280,7 +280,8 @@ class UnifiedSAEInterface:
         if type(self._sae) is not SparseAutoencoder or (centred and self._sae.input_norm is not None):
             raise SAEFormatError(f"{self.origin.format_name} cannot be read in another way than its own.")
         changes: dict[str, Any] = {"input_norm": Centring()} if centred else {}
-        return UnifiedSAEInterface(self._sae.reread(**changes, rule=rule or self._sae.rule), origin=self.origin)
+        origin = self.origin if rule is None else replace(self.origin, other_rules={})
+        return UnifiedSAEInterface(self._sae.reread(**changes, rule=rule or self._sae.rule), origin=origin)
 
     @property
     def can_be_centred(self) -> bool:

@@ -89,23 +89,26 @@ class ForeignSAE:
             if hasattr(encoded, values) and hasattr(encoded, indices) and not hasattr(encoded, "sparse_features"):
                 return _scatter(getattr(encoded, values), getattr(encoded, indices), d_sae)
         for field in _DENSE_FIELDS:
-            if isinstance(found := getattr(encoded, field, None), Tensor):
+            if isinstance(found := getattr(encoded, field, None), Tensor) and found.shape[-1] == d_sae:
                 return found
         parts = encoded if isinstance(encoded, tuple) else (encoded,)
-        first = parts[0] if parts else None
+        first, second = (*parts, None, None)[:2]
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and _are_indices_of(first, second):
+            return _scatter(first, second, d_sae)
         if isinstance(first, Tensor) and first.shape[-1] == d_sae:
             return first
-        second = parts[1] if len(parts) > 1 else None
-        if isinstance(first, Tensor) and isinstance(second, Tensor) and not second.is_floating_point():
-            return _scatter(first, second, d_sae)
         raise SAEFormatError(
             f"{type(self.module).__name__}.encode returns {_describe(encoded)}: expected activations of {d_sae} "
             "features, alone or first in a tuple, or values and indices of those that fired."
         )
 
 
+def _are_indices_of(values: Tensor, candidate: Tensor) -> bool:
+    return candidate.shape == values.shape and candidate.dtype in (torch.int64, torch.int32)
+
+
 def _scatter(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
-    return values.new_zeros(*values.shape[:-1], d_sae).scatter(-1, indices, values)
+    return values.new_zeros(*values.shape[:-1], d_sae).scatter(-1, indices.long(), values)
 
 
 def _describe(encoded: Any) -> str:  # noqa: ANN401

@@ -30,7 +30,7 @@ class Header:
     def of(cls, result: AnalysisResult) -> "Header":
         """Return the header of a finished analysis."""
         source = result.provenance
-        return cls(sae=source.sae, model=source.model, hook=source.hook, corpus=source.corpus, fit=result.fit)
+        return cls(sae=source.sae, model=source.model, hook=source.place, corpus=source.corpus, fit=result.fit)
 
     def parts(self) -> list[tuple[str, str]]:
         """Return names and values in the order they are shown."""
@@ -43,7 +43,7 @@ class Header:
             return ""
         return (
             f"fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
-            f"{number(self.fit.l0)} features active per token, {counted(self.fit.token_count, 'token')}"
+            f"{number(self.fit.l0)} features active per token, {counted(self.fit.measured_tokens, 'token')}"
         )
 
 

@@ -1,0 +1,140 @@
+"""``inspect``: what is said of a checkpoint, as text and as JSON, with and without a model."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from conftest import D_MODEL, D_SAE, K, make_sae, topk_weights
+from training import gather, train_top_k
+
+from sae_analysis.inspection import describe, inspect_sae
+from sae_analysis.main import main
+from sae_analysis.sae_formats import load_sae
+from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
+
+PLACE = "blocks.0.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def trained_folder(model, tmp_path_factory):
+    """An SAE trained at PLACE, whose configuration names another."""
+    ids = torch.randint(3, 320, (120, 32), generator=torch.Generator().manual_seed(0))
+    weights = train_top_k(gather(model, ids, [PLACE])[PLACE], d_sae=128, k=8)
+    return make_sae(tmp_path_factory.mktemp("trained") / "sae", weights, k=8)
+
+
+def test_without_a_model_it_says_what_the_file_tells(sae_folder, sae):
+    weights = topk_weights()
+    norms = weights["encoder.weight"].norm(dim=1)
+    found = list(describe(inspect_sae(sae, "some/sae")))
+    assert found == [
+        "SAE:        some/sae",
+        "Format:     dictionary_learning AutoEncoderTopK (dict_class in config.json)",
+        f"Shape:      {D_MODEL} -> {D_SAE} features -> {D_MODEL}, autoencoder",
+        f"Rule:       TopK(k={K}); features cannot be encoded one by one",
+        f"Encoder:    norms {norms.min():.3g} to {norms.max():.3g}, median {norms.double().quantile(0.5):.3g}",
+        "Decoder:    norms 1 to 1, median 1",
+        "Cosine:     encoder to decoder 1.00 to 1.00, median 1.00",
+        "It says:    hook blocks.1.hook_resid_post",
+        f"SHA-256:    {sae.origin.sha256}",
+    ]
+
+
+def test_json_holds_the_same_and_more(sae_folder, capsys):
+    assert main(["inspect", "--sae", str(sae_folder), "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found == json.loads(json.dumps(asdict(inspect_sae(load_sae(sae_folder), str(sae_folder)))))
+    assert (found["k"], found["hook"], found["place"], found["warnings"]) == (K, "blocks.1.hook_resid_post", None, [])
+
+
+def test_with_a_model_it_finds_the_place_and_contradicts_the_file(trained_folder, model_folder, corpus_file, capsys):
+    arguments = ["--sae", str(trained_folder), "--model", str(model_folder), "--threads", "1"]
+    assert main(["inspect", *arguments, "--corpus", str(corpus_file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [place] = [line for line in lines if line.startswith("Belongs:")]
+    assert place == f"Belongs:    clearly {PLACE}, of 19 places of {model_folder} tried on 512 tokens"
+    table = lines[lines.index(place) + 1 :]
+    assert table[0].split() == ["explained", "variance", "cosine", "L0", "place"]
+    assert table[1].endswith(f"  {PLACE}")
+    assert table[13].split() == ["…", "7", "more"]
+    assert "Warning:    It says that it reads blocks.1.hook_resid_post, and it reconstructs" in "\n".join(lines)
+
+
+def test_json_lists_every_place(trained_folder, model_folder, capsys):
+    assert main(["inspect", "--sae", str(trained_folder), "--model", str(model_folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["place"]["scores"]) == 19
+    assert found["place"]["winner"] == found["place"]["scores"][0]
+    assert found["place"]["scores"][0]["hook"] == PLACE
+
+
+def test_an_sae_that_belongs_nowhere_is_still_described(model):
+    torch.manual_seed(0)
+    random = UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=torch.randn(D_MODEL, 40),
+            b_enc=torch.zeros(40),
+            W_dec=torch.randn(40, D_MODEL),
+            b_dec=torch.zeros(D_MODEL),
+            rule=TopK(3),
+            subtract_b_dec=True,
+        )
+    )
+    lines = list(describe(inspect_sae(random, "random", model)))
+    assert f"Belongs:    nowhere clearly, of 19 places of {model.name} tried on 512 tokens" in lines
+    assert "It says:    nothing about where it belongs" in lines
+
+
+def test_an_sae_of_another_width_belongs_to_another_model(model):
+    wide = UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=torch.ones(11, 4),
+            b_enc=torch.zeros(4),
+            W_dec=torch.ones(4, 11) * torch.tensor([1, 1, 1, 0.0])[:, None],
+            b_dec=torch.zeros(11),
+            rule=TopK(3),
+            subtract_b_dec=True,
+        )
+    )
+    assert [line for line in describe(inspect_sae(wide, "wide", model)) if line.startswith("Warning")] == [
+        "Warning:    1 of 4 decoder rows are zero.",
+        f"Warning:    {model.name} has no hook of its width: it belongs to another model.",
+    ]
+
+
+def test_warnings_of_the_reader_are_passed_on(sae):
+    sae.origin = replace(sae.origin, warnings=("Mind the gap.",), prepend_bos=False, centred=True, model="m")
+    lines = list(describe(inspect_sae(sae, "x")))
+    assert "Warning:    Mind the gap." in lines
+    assert "It says:    model m; hook blocks.1.hook_resid_post; BOS not prepended; residual centred" in lines
+
+
+def test_a_transcoder_has_no_cosine(sae):
+    transcoder = UnifiedSAEInterface(sae.model.reread(is_transcoder=True, subtract_b_dec=False))
+    lines = list(describe(inspect_sae(transcoder, "x")))
+    assert lines[2] == f"Shape:      {D_MODEL} -> {D_SAE} features -> {D_MODEL}, transcoder"
+    assert not any(line.startswith("Cosine") for line in lines)
+
+
+def test_bad_input_is_one_line(tmp_path, capsys, sae_folder, model_folder):
+    for arguments, words in (
+        (["--sae", str(tmp_path / "none")], "does not exist"),
+        (["--sae", str(sae_folder), "--model", str(tmp_path / "none")], "is no local folder"),
+        (
+            ["--sae", str(sae_folder), "--model", str(model_folder), "--corpus", str(tmp_path / "no.txt")],
+            "does not exist",
+        ),
+    ):
+        assert main(["inspect", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert words in err
+
+
+def test_a_hook_that_the_model_does_not_have_is_named(model, trained_folder):
+    sae = load_sae(trained_folder)
+    sae.origin = replace(sae.origin, hook="blocks.7.hook_resid_post")
+    lines = list(describe(inspect_sae(sae, "x", model)))
+    assert f"Warning:    It says that it reads blocks.7.hook_resid_post, which {model.name} does not have." in lines
