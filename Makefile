@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PARITY := .venv-parity/bin/python
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench parity
 setup: .venv/.complete
 .venv/.complete: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,3 +25,13 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/real.py
+
+# Our readers against the libraries that wrote the files, and TransformerLens before version 4.
+parity: .venv-parity/.complete
+	$(PARITY) test.py tests/parity
+	$(PARITY) test.py tests/test_language_model.py -k lens
+.venv-parity/.complete: requirements-parity.txt .venv/.complete
+	$(BIN)/python -m venv --clear --without-pip .venv-parity
+	$(BIN)/pip --python $(PARITY) install --quiet --disable-pip-version-check --no-deps -r requirements-parity.txt
+	$(BIN)/python $(PURELIB) > "$$($(PARITY) $(PURELIB))/what-both-share.pth"
+	touch $@
