@@ -30,6 +30,7 @@ bench: setup
 parity: .venv-parity/.complete
 	$(PARITY) test.py tests/parity
 	$(PARITY) test.py tests/test_language_model.py -k lens
+	$(PARITY) test.py tests/test_gelu_1l.py
 .venv-parity/.complete: requirements-parity.txt .venv/.complete
 	$(BIN)/python -m venv --clear --without-pip .venv-parity
 	$(BIN)/pip --python $(PARITY) install --quiet --disable-pip-version-check --no-deps -r requirements-parity.txt
