@@ -91,7 +91,7 @@ def test_one_sae_is_fetched_and_nothing_else(hub):
     assert load_sae("owner/saes/b").k == 4
     [(repository, patterns)] = hub
     assert repository == "owner/saes"
-    assert patterns == ["b/ae.pt", "b/*.json", "b/*.yaml", "*.json", "*.yaml"]
+    assert patterns == ["b/ae.pt", "b/config.json"]
 
 
 def test_of_several_one_must_be_named(hub):
@@ -134,8 +134,8 @@ def test_a_name_that_saelens_does_not_list_names_the_nearest():
 def test_without_saelens_its_names_mean_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sae_lens", None)
     assert refusal("saelens:a/b") == (
-        "SAE 'saelens:a/b' is a name of SAELens, which is not installed: pip install sae-lens, or give the repository's "
-        "own name and folder."
+        "SAE 'saelens:a/b' is a name of SAELens, which is not installed: pip install sae-lens, or give the "
+        "repository's own name and folder."
     )
 
 

@@ -13,6 +13,7 @@ from sae_analysis.sae_formats.checkpoint import is_weight_file
 
 _SAELENS = "saelens:"
 _LISTED = 6
+_WHITENING = "activation_whitening.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def locate(name: str) -> Located:
     path = Path(name)
     if path.exists() or path.is_absolute() or not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", name):
         return Located(path=path)
-    owner, repository, *folder = name.split("/")
+    owner, repository, *folder = name.rstrip("/").split("/")
     return Located(path=_fetched(name, f"{owner}/{repository}", "/".join(folder)))
 
 
@@ -80,9 +81,10 @@ def _fetched(name: str, repository: str, folder: str) -> Path:
                 f"SAE '{name}': the repository holds {len(weights)} weight files there"
                 + (f" ({', '.join(weights[:_LISTED])} …): name one of them." if weights else ": check the folder.")
             )
-        beside = str(Path(weights[0]).parent)
-        patterns = [weights[0]] + [f"{part}*.{kind}" for part in (f"{beside}/", "") for kind in ("json", "yaml")]
-        return Path(snapshot_download(repository, allow_patterns=patterns)) / weights[0]
+        # By their names, since a pattern for one folder would match those of all folders below it as well.
+        around = [file for file in files if Path(file).parent in (*Path(weights[0]).parents[:2], Path())]
+        wanted = [file for file in around if Path(file).suffix in (".json", ".yaml") or Path(file).name == _WHITENING]
+        return Path(snapshot_download(repository, allow_patterns=[*weights, *wanted])) / weights[0]
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise SAEFormatError(
