@@ -9,8 +9,9 @@ from training import gather, train_top_k
 
 from sae_analysis.corpus import Document
 from sae_analysis.errors import CorpusError, FitError, ModelError, SAEFormatError
-from sae_analysis.reconstruction import attach, search_hook, spliced_loss
+from sae_analysis.reconstruction import HookSearch, attach, search_hook, spliced_loss
 from sae_analysis.reconstruction.search import SAMPLE_TEXT
+from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import (
     AbsTopK,
     Centring,
@@ -339,3 +340,60 @@ def test_a_search_without_text_says_so(model, trained):
     assert str(caught.value) == (
         "The corpus has no text to look for the SAE's place on: give more, or name it with --hook."
     )
+
+
+# --- what counts as clear, by hand ---------------------------------------------------------------------------------
+
+
+def found(*scores):
+    """A search with these (place, reading, explained variance)."""
+    listed = [
+        HookScore(hook=place, hook_out=place, reading=reading, explained_variance=variance, cosine=1.0, l0=1.0)
+        for place, reading, variance in scores
+    ]
+    names = ("", "centred")
+    return HookSearch(scores=tuple(listed), readings=dict.fromkeys(names, random_sae(0)), tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "winner"),
+    [
+        ([("a", "", 0.9), ("b", "", 0.88)], "a"),  # 0.12 unexplained against 0.10
+        ([("a", "", 0.9), ("b", "", 0.895)], None),
+        ([("a", "", 0.35), ("b", "", 0.1)], "a"),
+        ([("a", "", 0.29), ("b", "", 0.1)], None),  # explains too little
+        ([("a", "", 0.9)], "a"),
+        ([("a", "", 0.9999), ("b", "", 0.99)], "a"),
+        ([("a", "", 0.99999), ("b", "", 0.9999)], None),  # both as good as everything
+        ([], None),
+    ],
+)
+def test_a_place_wins_only_if_it_is_clearly_best(scores, winner):
+    assert (best.place if (best := found(*scores).winner) else None) == winner
+
+
+@pytest.mark.parametrize(("plain", "reading"), [(0.899, ""), (0.89, "centred")])
+def test_at_one_place_the_plainer_reading_is_preferred_if_it_explains_as_much(plain, reading):
+    search = found(("a", "centred", 0.9), ("a", "", plain), ("b", "", 0.5))
+    assert (search.winner.place, search.winner.reading) == ("a", reading)
+
+
+def test_two_names_of_one_tensor_are_one_place(model, trained, monkeypatch):
+    twin = model.hooks()["blocks.1.hook_resid_pre"]  # what block 0 gives, at another module
+    monkeypatch.setattr(model, "_taps", {**model.hooks(), "blocks.0.hook_twin": twin})
+    search = search_hook(trained[PLACES[2]], model, None, prepend_bos=False)
+    assert search.winner.hook == PLACES[2]
+    assert "blocks.0.hook_twin" not in [score.hook for score in search.scores]
+
+
+def test_scores_leave_bos_out_and_let_it_be_attended_to(bos_model, trained):
+    sae, hook = trained[PLACES[2]], PLACES[2]
+    document = Document(name="a", text=TEXTS[0][:40])
+    search = search_hook(sae, bos_model, [document], prepend_bos=True, pairs=[(hook, hook)])
+    [ids] = bos_model.tokens.tokenize([document.text])
+    with torch.no_grad():
+        x = bos_model.activations(torch.tensor([[0, *ids]]), hook)[0, 1:]
+        x = x[x.norm(dim=1) <= 3 * x.norm(dim=1).median()]
+        rebuilt = sae.decode(sae.encode(x).sparse_features)
+    expected = 1 - (x - rebuilt).square().sum() / (x - x.mean(0)).square().sum()
+    assert search.scores[0].explained_variance == pytest.approx(float(expected), rel=1e-4)
