@@ -316,7 +316,7 @@ def test_rules_that_compare_features_encode_them_all(
 
 def test_a_transcoder_is_measured_against_what_it_writes(model: LanguageModel, corpus_file: Path) -> None:
     """Read at one hook, held against another, and its effect on the logits begins there."""
-    reads, writes = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
+    reads, writes = "blocks.1.mlp.hook_in", "blocks.1.hook_resid_post"
     weights = topk_weights()
     transcoder = UnifiedSAEInterface(
         SparseAutoencoder(

@@ -33,7 +33,7 @@ class ForeignSAE:
         """
         if not hasattr(module, "encode"):
             raise SAEFormatError(f"{type(module).__name__} has no method 'encode': give a module that has one.")
-        self.module: Any = module
+        self.module: Any = module.eval()  # some sample or drop out while they train
         self.W_enc = _weight(module, "W_enc", "encoder.weight", "encoder")
         self.W_dec = _weight(module, "W_dec", "decoder.weight", "decoder")
         self.is_transcoder = self.W_enc.shape[0] != self.W_dec.shape[1]
