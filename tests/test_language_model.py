@@ -444,6 +444,39 @@ def test_sizes_and_context_come_from_the_network(model):
     assert (model.device.type, model.dtype) == ("cpu", torch.float32)
 
 
+# --- embeddings ----------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_in_the_place_of_tokens_give_the_same_activations(any_model):
+    with torch.no_grad():
+        embeddings = any_model.embed(IDS)
+        for hook in any_model.hooks():
+            expected = any_model.activations(IDS, hook)
+            torch.testing.assert_close(any_model.activations_of_embeddings(embeddings, hook), expected), hook
+
+
+def test_gradients_of_embeddings_are_finite_differences(any_model):
+    hook = "blocks.1.hook_resid_post"
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        embeddings = any_model.embed(IDS).double()
+    network = any_model.module.double()
+    try:
+
+        def value(x):
+            return (any_model.activations_of_embeddings(x, hook)[:, -1] @ direction.double()).sum()
+
+        x = embeddings.clone().requires_grad_()
+        [gradient] = torch.autograd.grad(value(x), x)
+        step = gradient / gradient.norm()  # uphill, where nothing cancels
+        with torch.no_grad():
+            difference = (value(embeddings + 1e-3 * step) - value(embeddings - 1e-3 * step)) / 2e-3
+    finally:
+        network.float()
+    # Some families compute their norms in float32 whatever the model's format, so the difference is no finer.
+    assert float(gradient.norm()) == pytest.approx(float(difference), rel=1e-3)
+
+
 # --- logit effects -------------------------------------------------------------------------------------------------
 
 
@@ -692,6 +725,13 @@ def test_lens_replacement_reaches_the_logits(lens):
         for hook in lens.hooks():
             assert torch.equal(lens.logits(IDS, hook, lambda x: x), clean), hook
             assert not torch.allclose(lens.logits(IDS, hook, lambda x: x + 1 + x**2), clean), hook
+
+
+def test_lens_takes_embeddings_in_the_place_of_tokens(lens):
+    with torch.no_grad():
+        embeddings = lens.embed(IDS)
+        for hook in lens.hooks():
+            torch.testing.assert_close(lens.activations_of_embeddings(embeddings, hook), lens.activations(IDS, hook))
 
 
 def test_lens_stops_at_the_hook(lens):

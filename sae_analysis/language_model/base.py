@@ -87,6 +87,10 @@ class LanguageModel(ABC):
         """Return the logits of a whole forward pass, through whatever hooks are set."""
 
     @abstractmethod
+    def _embedding(self) -> nn.Module:
+        """Return the module that turns ids into embeddings."""
+
+    @abstractmethod
     def _final_norm(self) -> nn.Module: ...
 
     @abstractmethod
@@ -146,6 +150,22 @@ class LanguageModel(ABC):
         found: dict[str, Tensor] = {}
         self.visit_activations(ids, [hook], found.__setitem__)
         return found[hook]
+
+    def embed(self, ids: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch d_embedding"]:
+        """Return what the first module makes of token ids, before positions are added."""
+        return self._embedding()(ids.to(self.device))
+
+    def activations_of_embeddings(
+        self, embeddings: Float[Tensor, "batch seq d_embedding"], hook: str
+    ) -> Float[Tensor, "batch seq width"]:
+        """Return the activations at a hook for embeddings in the place of tokens; differentiable in them.
+
+        With the embeddings of ``embed`` this is what ``activations`` gives for their ids.
+        """
+        placeholder = torch.zeros(embeddings.shape[:2], dtype=torch.int64)
+        tap = Tap(module=self._embedding(), side="output", width=embeddings.shape[-1])
+        with _Tapped(tap, lambda _: embeddings):
+            return self.activations(placeholder, hook)
 
     def visit_activations(
         self, ids: Int64[Tensor, "batch seq"], hooks: Sequence[str], visit: Callable[[str, Tensor], None]

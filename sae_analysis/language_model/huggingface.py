@@ -62,6 +62,9 @@ class HuggingFaceModel(LanguageModel):
         """Return the logits of a whole forward pass, through whatever hooks are set."""
         return self.module(input_ids=ids.to(self.device), use_cache=False).logits
 
+    def _embedding(self) -> nn.Module:
+        return self.module.get_input_embeddings()
+
     def _final_norm(self) -> nn.Module:
         parent = self.module.get_submodule(self._stack_path.rpartition(".")[0])
         for name in _FINAL_NORMS:

@@ -82,6 +82,9 @@ class TransformerLensModel(LanguageModel):
         """Return the logits of a whole forward pass, through whatever hooks are set."""
         return self.module(ids.to(self.device), return_type="logits")
 
+    def _embedding(self) -> nn.Module:
+        return self.module.embed
+
     def _final_norm(self) -> nn.Module:
         return self.module.ln_final
 
