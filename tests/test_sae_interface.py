@@ -830,3 +830,41 @@ def test_a_module_without_weights_says_which(missing, names):
 def test_moving_keeps_the_object_and_the_weights(sae):
     assert sae.to("cpu") is sae
     assert sae.encoder_weights.device.type == sae.model.W_enc.device.type == "cpu"
+
+
+# --- how far a feature is from firing ------------------------------------------------------------------------------
+
+MARGIN_RULES = {
+    "relu": ReLU(),
+    "jumprelu": JumpReLU(torch.linspace(-0.5, 1.0, 10)),
+    "gated": Gated(torch.linspace(-1, 1, 10), torch.linspace(-0.5, 0.5, 10), torch.linspace(1, -1, 10)),
+    "topk": TopK(3),
+    "topk of all": TopK(10),
+    "ranked topk": TopK(3, rank_by=torch.linspace(0.5, 2.0, 10)),
+    "abstopk": AbsTopK(3),
+    "groupmax": GroupMax(5),
+}
+
+
+@pytest.mark.parametrize("name", MARGIN_RULES)
+@given(seed=st.integers(0, 10_000))
+def test_the_margin_is_positive_exactly_where_a_feature_fires_upwards(name, seed):
+    rule = MARGIN_RULES[name]
+    pre = torch.randn(20, 10, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(rule.margin(pre) > 0, rule(pre) > 0)
+
+
+@pytest.mark.parametrize("name", MARGIN_RULES)
+@given(seed=st.integers(0, 10_000))
+def test_a_pre_activation_raised_by_a_little_more_than_its_margin_lacks_makes_the_feature_fire(name, seed):
+    rule = MARGIN_RULES[name]
+    pre = torch.randn(10, generator=torch.Generator().manual_seed(seed))
+    margin = rule.margin(pre)
+    for feature in range(10):
+        if margin[feature] >= -1e-6 or margin[feature] == -torch.inf or (name == "abstopk" and pre[feature] < 0):
+            continue  # it fires already; a negative one must pass zero, where its magnitude is least
+        for share, fires in ((0.999, False), (1.001, True)):
+            raised = pre.clone()
+            raised[feature] -= share * margin[feature]
+            assert bool(rule(raised)[feature] > 0) is fires
+

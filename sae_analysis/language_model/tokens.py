@@ -27,6 +27,8 @@ class TokenText:
         self._added = {index: token.content for index, token in added.items()}
         special = {index for index, token in added.items() if token.special}
         self.special_token_ids = frozenset(special | set(tokenizer.all_special_ids))
+        self.size: int = len(tokenizer)
+        """Number of tokens; embedding matrices may have more rows."""
         self._alphabet = _byte_alphabet() if _spells_bytes(tokenizer) else None
         self._known: dict[int, tuple[bytes, str]] = {}
         first = tokenizer("a", add_special_tokens=True)["input_ids"][:1]

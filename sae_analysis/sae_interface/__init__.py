@@ -46,6 +46,7 @@ __all__ = [
     "LayerNorm",
     "MatchingPursuit",
     "Origin",
+    "Probe",
     "Pursuit",
     "ReLU",
     "SAEOutput",
@@ -82,6 +83,11 @@ class SparseCode(NamedTuple):
 
 
 Encoder = Callable[[Float[Tensor, "tokens d_in"]], SparseCode]
+
+Probe = Callable[
+    [Float[Tensor, "*batch d_in"]], tuple[Float[Tensor, "*batch features"], Float[Tensor, "*batch features"]]
+]
+"""Gives the activations of some features and their margins (``ActivationRule.margin``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +244,34 @@ class UnifiedSAEInterface:
             return SparseCode(token, chosen[place], activations[token, place])
 
         return encode_narrow
+
+    def probe_of(self, features: Sequence[int]) -> Probe:
+        """Return a function from activations ``x`` to what these features do with them, and how far they are from it.
+
+        It is differentiable in ``x``. Where the rule allows it (``SeparableRule``), it computes nothing else. A foreign
+        module's margins are its pre-activations, since its rule is not known.
+        """
+        chosen = torch.tensor(list(features), dtype=torch.int64, device=self.encoder_weights.device)
+        narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) else None
+        if narrow is not None:
+
+            def probe_narrow(x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
+                self._check_width(x)
+                activations, pre_activation = narrow.encode(x)
+                return activations, narrow.rule.margin(pre_activation)
+
+            return probe_narrow
+
+        def probe(x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
+            self._check_width(x)
+            activations, pre_activation = self._sae.encode(x)
+            if isinstance(self._sae, SparseAutoencoder):
+                margins = self._sae.rule.margin(pre_activation)
+            else:
+                margins = pre_activation
+            return activations[..., chosen], margins[..., chosen]
+
+        return probe
 
     @property
     def is_separable(self) -> bool:

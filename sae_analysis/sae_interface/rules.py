@@ -27,6 +27,14 @@ class ActivationRule(nn.Module, ABC):
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the activations."""
 
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above what silences its feature: positive where it fires upwards.
+
+        Unlike the activation it has a slope where the feature is silent, which a search needs. Of equal pre-activations
+        at a rule's edge none counts as above it.
+        """
+        return pre_activation
+
     def check(self, d_sae: int) -> None:
         """Refuse a rule that does not belong to a dictionary of ``d_sae`` features.
 
@@ -86,6 +94,10 @@ class JumpReLU(SeparableRule):
         """Return the activations."""
         return torch.where(pre_activation > self.threshold, pre_activation, 0.0).relu()
 
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above threshold and zero."""
+        return pre_activation - self.threshold.relu()
+
     def __str__(self) -> str:
         """Return the rule with the range of its thresholds."""
         lowest, highest = float(self.threshold.min()), float(self.threshold.max())
@@ -113,6 +125,10 @@ class Gated(SeparableRule):
         """Return the activations."""
         magnitude = (pre_activation - self.b_gate) * self.r_mag.exp() + self.b_mag
         return torch.where(pre_activation > 0, magnitude, 0.0).relu()
+
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above where the gate opens and the magnitude is positive."""
+        return torch.minimum(pre_activation, pre_activation - self.b_gate + self.b_mag * (-self.r_mag).exp())
 
 
 # --- features against each other -----------------------------------------------------------------------------------
@@ -175,6 +191,14 @@ class TopK(SelectingRule):
             values = pre_activation.gather(-1, indices)
         return values.relu(), indices
 
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above zero and the best of those it must beat."""
+        if self.rank_by is None:
+            lead = _lead(pre_activation, self.k)
+        else:
+            lead = _lead(pre_activation * self.rank_by, self.k) / self.rank_by
+        return torch.minimum(pre_activation, lead)
+
 
 class AbsTopK(SelectingRule):
     """The k largest by magnitude with their sign kept, zero elsewhere.
@@ -188,6 +212,10 @@ class AbsTopK(SelectingRule):
         """Return the selected activations, largest magnitude first, and their features."""
         indices = pre_activation.abs().topk(self.k, dim=-1).indices
         return pre_activation.gather(-1, indices), indices
+
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above zero and the best magnitude of those it must beat."""
+        return torch.minimum(pre_activation, _lead(pre_activation.abs(), self.k))
 
 
 class GroupMax(SelectingRule):
@@ -205,8 +233,22 @@ class GroupMax(SelectingRule):
         offsets = torch.arange(self.k, device=within.device) * group_size
         return values.relu(), within + offsets
 
+    def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return how far each pre-activation lies above zero and the best other one of its group."""
+        groups = pre_activation.unflatten(-1, (self.k, -1))
+        return torch.minimum(pre_activation, _lead(groups, 1).flatten(-2))
+
     def check(self, d_sae: int) -> None:
         """Refuse also a number of groups that does not divide the dictionary."""
         super().check(d_sae)
         if d_sae % self.k:
             raise SAEFormatError(f"The SAE's {d_sae} features cannot be cut into {self.k} equal groups.")
+
+
+def _lead(ranked: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
+    """Return how far each number lies above the largest that must lie below it for it to be among the k largest."""
+    if k >= ranked.shape[-1]:
+        return torch.full_like(ranked, torch.inf)
+    edge = ranked.topk(k + 1, dim=-1).values
+    last_in, first_out = edge[..., k - 1 : k], edge[..., k : k + 1]
+    return ranked - torch.where(ranked >= last_in, first_out, last_in)
