@@ -81,7 +81,7 @@ class Evaluator:
         bos = self.site.model.tokens.bos_token_id
         if not self.site.prepend_bos or bos is None:
             return ids
-        return torch.cat((torch.full((len(ids), 1), bos, dtype=ids.dtype, device=ids.device), ids), dim=1)
+        return torch.cat((ids.new_full((len(ids), 1), bos), ids), dim=1)
 
     def _activations(self, ids: Int64[Tensor, "sequences seq"]) -> Float[Tensor, "sequences seq d_in"]:
         return self.site.model.activations(self._with_bos(ids), self.site.hook)[:, self._bos_columns :].float()
