@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import D_MODEL, D_SAE, TEXTS, K, topk_weights
@@ -9,7 +10,8 @@ from conftest import D_MODEL, D_SAE, TEXTS, K, topk_weights
 from sae_analysis.reconstruction import attach
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import JumpReLU, Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
-from sae_analysis.synth_activations import GRADIENT_COST, Evaluator, Vocabulary
+from sae_analysis.synth_activations import GRADIENT_COST, Evaluator, Search, SearchSettings, Vocabulary
+from sae_analysis.synth_activations.search import OPERATORS, Parents
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -208,3 +210,149 @@ def test_a_checkpoint_read_from_disk_does_as_well(model, sae_folder):
     with torch.no_grad():
         assert Evaluator(replace(site), range(D_SAE)).score(random_ids(3, 4)).value.shape == (3, D_SAE)
         assert site.sae.activation_dim == D_MODEL
+
+
+# --- search --------------------------------------------------------------------------------------------------------
+
+SHORT = SearchSettings(seq_len=6, budget=2_000, population=4, children=8, candidates=32, patience=5)
+
+
+def searched(model, vocabulary, features=(3, 17, 40), settings=SHORT, *, seeds=None, rule=None):
+    evaluator = Evaluator(site_of(model, rule), features)
+    return Search(evaluator, vocabulary, settings, seeds).run(), evaluator
+
+
+def test_the_true_optimum_of_a_case_small_enough_to_enumerate_is_found(model, vocabulary):
+    """Every text of two tokens, tried one by one, against a quarter of that; a search may miss one of six."""
+    features, rule = tuple(range(0, D_SAE, 8)), JumpReLU(torch.full((D_SAE,), 3.0))
+    pairs = torch.cartesian_prod(vocabulary.ids, vocabulary.ids)
+    evaluator = Evaluator(site_of(model, rule), features)
+    with torch.no_grad():
+        value = torch.cat([evaluator.score(part).value for part in pairs.split(4096)])
+    settings = replace(SHORT, seq_len=2, budget=20_000, population=8, children=16, candidates=64, patience=15)
+    found, _ = searched(model, vocabulary, features, settings, rule=rule)
+    hits = 0
+    for place, feature in enumerate(features):
+        ranked = value[:, place].argsort(descending=True).tolist()[:2000]
+        texts = vocabulary.texts([pairs[row].tolist() for row in ranked])
+        best = next(row for row, text in zip(ranked, texts, strict=True) if text is not None)
+        assert found[feature][0].value <= float(value[best, place]) + 1e-4
+        hits += found[feature][0].value == pytest.approx(float(value[best, place]), rel=1e-5)
+    assert hits >= len(features) - 1
+
+
+def test_everything_found_is_text_and_worth_what_is_said(model, vocabulary):
+    found, evaluator = searched(model, vocabulary)
+    for place, sequences in enumerate(found.values()):
+        assert sequences == sorted(sequences, key=lambda one: -one.value)
+        assert len({one.ids for one in sequences}) == len(sequences)
+        for one in sequences:
+            [text] = vocabulary.texts([one.ids])
+            assert text is not None
+            with torch.no_grad():
+                scores = evaluator.score(torch.tensor([one.ids]))
+            assert one.value == pytest.approx(float(scores.value[0, place]), rel=1e-5)
+            assert one.position == int(scores.position[0, place])
+
+
+def test_the_same_seed_finds_the_same_and_another_something_else(model, vocabulary):
+    first, again = (searched(model, vocabulary)[0] for _ in range(2))
+    assert first == again
+    assert first != searched(model, vocabulary, settings=replace(SHORT, seed=1))[0]
+
+
+def test_the_budget_is_spent_and_not_exceeded(model, vocabulary):
+    found, evaluator = searched(model, vocabulary)
+    round_cost = 3 * 6 * (8 + GRADIENT_COST)
+    assert 3 * 2_000 - round_cost < evaluator.token_evaluations <= 3 * 2_000
+    assert all(one.evaluations <= 2_000 for sequences in found.values() for one in sequences)
+
+
+def test_more_is_found_than_by_chance_for_the_same_money(model, vocabulary):
+    features = tuple(range(0, D_SAE, 6))
+    found, _ = searched(model, vocabulary, features, replace(SHORT, budget=9_000))
+    evaluator = Evaluator(site_of(model), features)
+    picks = torch.randint(len(vocabulary), (len(features) * 1_500, 6), generator=torch.Generator().manual_seed(0))
+    sequences = vocabulary.ids[picks]
+    is_text = torch.tensor([text is not None for text in vocabulary.texts(sequences.tolist())])
+    with torch.no_grad():
+        by_chance = evaluator.score(sequences).value[is_text].max(dim=0).values.tolist()
+    assert evaluator.token_evaluations == len(features) * 9_000
+    wins = sum(one[0].value > chance for one, chance in zip(found.values(), by_chance, strict=True))
+    assert wins >= len(features) - 1
+
+
+def test_what_one_feature_tries_another_may_keep(model, vocabulary):
+    """Two places for one feature: what is found for the first is seen by the second in the same round."""
+    found, _ = searched(model, vocabulary, features=(3, 17))
+    evaluator = Evaluator(site_of(model), (3, 17))
+    search = Search(evaluator, vocabulary, SHORT)
+    best = torch.tensor([found[17][0].ids])
+    children = vocabulary.ids[torch.randint(len(vocabulary), (2, 8, 6))].numpy()
+    children[0, 0] = best[0].numpy()  # tried for feature 3
+    search._admit(children)
+    assert found[17][0].ids in {tuple(ids) for ids in search._ids[1].tolist()}
+
+
+def test_real_text_is_begun_with_and_said_to_be(model, vocabulary):
+    [ids] = model.tokens.tokenize([TEXTS[0]])
+    seeds = {3: [ids[:6], ids[4:10]]}
+    settings = replace(SHORT, budget=150)
+    found, _ = searched(model, vocabulary, settings=settings, seeds=seeds)
+    assert {one.provenance for one in found[3]} == {"real"}
+    assert {one.provenance for one in found[17]} == {"random"}
+    with_seed = Search(Evaluator(site_of(model), (3,)), vocabulary, SHORT, {3: [ids]})
+    with_seed._begin(0)
+    assert with_seed._ids[0, 0].tolist() == ids[-6:], "its end, where it fired"
+
+
+def test_a_population_that_stands_still_begins_anew_and_its_best_is_kept(model, vocabulary, monkeypatch):
+    begun = []
+    begin = Search._begin
+    monkeypatch.setattr(Search, "_begin", lambda search, place: (begun.append(place), begin(search, place))[1])
+    found, _ = searched(model, vocabulary, settings=replace(SHORT, budget=20_000, patience=2))
+    assert len(begun) > 3
+    assert all(len(sequences) > SHORT.population for sequences in found.values())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_change_children_in_their_way_and_keep_to_the_vocabulary(name, vocabulary):
+    rng = np.random.default_rng(0)
+    allowed = vocabulary.ids.numpy()
+    ids = rng.choice(allowed, size=(3, 8))
+    parents = Parents(
+        ids=ids,
+        last=np.array([7, 4, 0]),
+        mates=rng.choice(allowed, size=(3, 5, 8)),
+        promising=rng.choice(allowed, size=(3, 8, 6)),
+        allowed=allowed,
+    )
+    children = np.repeat(ids[:, None], 400, axis=1)
+    OPERATORS[name](children, parents, rng)
+    assert np.isin(children, allowed).all()
+    changed = children != ids[:, None]
+    if name == "cross":
+        for feature in range(3):
+            mates = parents.mates[feature]
+            for child in children[feature]:
+                ends = [(child[:cut], child[cut:]) for cut in range(1, 8)]
+                begin, end = ids[feature], mates
+                assert any(
+                    (np.array_equal(a, begin[: len(a)]) and (end[:, len(a) :] == b).all(1).any())
+                    or (np.array_equal(b, begin[len(a) :]) and (end[:, : len(a)] == a).all(1).any())
+                    for a, b in ends
+                )
+    elif name == "shift":
+        for child in children[1]:
+            kept = [token for token in child]
+            without = [[*kept[:i], *kept[i + 1 :]] for i in range(8)]
+            parent = ids[1].tolist()
+            assert any(w == [*parent[:j], *parent[j + 1 :]] for w in without for j in range(8))
+    else:
+        assert changed.sum(axis=2).max() == (2 if "twice" in name else 1)
+        for feature, last in enumerate(parents.last):
+            assert not changed[feature][:, last + 1 :].any(), "what comes after the firing place does not matter"
+            assert changed[feature][:, : last + 1].any(axis=0).all(), "every place that does is tried"
+    if "slope" in name:
+        made = children[changed]
+        assert np.isin(made, parents.promising).all()
