@@ -867,4 +867,3 @@ def test_a_pre_activation_raised_by_a_little_more_than_its_margin_lacks_makes_th
             raised = pre.clone()
             raised[feature] -= share * margin[feature]
             assert bool(rule(raised)[feature] > 0) is fires
-
