@@ -1,6 +1,6 @@
 """What a checkpoint is, what its weights look like, and where in a model it belongs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +91,7 @@ def inspect_sae(
     name: str,
     model: LanguageModel | None = None,
     documents: Iterable[Document] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at an SAE, and with a model try it at every hook of its width.
 
@@ -99,9 +100,10 @@ def inspect_sae(
         name: What to call it.
         model: Where to look for its place.
         documents: Text to try it on; a short one of our own if left out.
+        progress: Told of each hook tried: how many since the last call, and how many there are.
     """
     norms, origin = directions.norms(sae), sae.origin
-    place = _find(sae, model, documents) if model else None
+    place = _find(sae, model, documents, progress) if model else None
     return Inspection(
         sae=name,
         sha256=origin.sha256,
@@ -156,10 +158,15 @@ def describe(inspection: Inspection) -> Iterator[str]:
     yield f"SHA-256:    {found.sha256}"
 
 
-def _find(sae: UnifiedSAEInterface, model: LanguageModel, documents: Iterable[Document] | None) -> Place:
+def _find(
+    sae: UnifiedSAEInterface,
+    model: LanguageModel,
+    documents: Iterable[Document] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Place:
     told = sae.origin.prepend_bos
     prepend_bos = model.prepends_bos if told is None else told
-    search = search_hook(sae.to(model.device), model, documents, prepend_bos=prepend_bos)
+    search = search_hook(sae.to(model.device), model, documents, prepend_bos=prepend_bos, progress=progress)
     return Place(model=model.name, tokens=search.tokens, scores=search.scores, winner=search.winner)
 
 

@@ -272,16 +272,18 @@ def _run_real(options: argparse.Namespace) -> int:
         allow_poor_fit=options.allow_poor_fit,
     )
     names = {name: getattr(options, name) or default for name, default in _DEMO_NAMES.items()}
-    site = attach(
-        sae,
-        model,
-        options.hook,
-        options.bos,
-        hook_out=options.hook_out,
-        centre=options.center_residual,
-        sign=options.vsae_sign,
-        documents=corpus,
-    )
+    with _hook_bar() as advance_hooks:
+        site = attach(
+            sae,
+            model,
+            options.hook,
+            options.bos,
+            hook_out=options.hook_out,
+            centre=options.center_residual,
+            sign=options.vsae_sign,
+            documents=corpus,
+            progress=advance_hooks,
+        )
     if site.hook_search:
         for line in score_table(site.hook_search):
             _say(line)
@@ -323,7 +325,8 @@ def _run_inspect(options: argparse.Namespace) -> int:
     if options.model:
         source = str(default_model_folder(_say)) if options.model == _DEMO else options.model
         model = load_model(source, dtype=options.dtype, device=options.device)
-    found = inspect_sae(sae, name, model, corpus)
+    with _hook_bar() as advance:
+        found = inspect_sae(sae, name, model, corpus, advance)
     if options.json:
         print(json.dumps(asdict(found), ensure_ascii=False, allow_nan=False, indent=2))
     else:
@@ -350,6 +353,25 @@ def _token_bar() -> Iterator[Callable[[int, int | None], None]]:
             bar.update(tokens)
 
         yield advance
+
+
+@contextmanager
+def _hook_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield a bar that appears only if hooks are tried."""
+    from tqdm import tqdm
+
+    bars: list[tqdm] = []
+
+    def advance(tried: int, total: int) -> None:
+        if not bars or bars[-1].n == bars[-1].total:  # of each batch of text once more
+            bars.append(tqdm(total=total, unit="hook", desc="trying", disable=None, leave=False))
+        bars[-1].update(tried)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 @contextmanager

@@ -95,6 +95,13 @@ def test_scores_are_those_of_the_plain_formula(model, trained):
     assert found.tokens == ids.shape[1]
 
 
+def test_progress_tells_of_every_hook(model, trained):
+    told = []
+    documents = [Document(name="a", text=TEXTS[0])]
+    search_hook(trained[PLACES[0]], model, documents, prepend_bos=False, progress=lambda *steps: told.append(steps))
+    assert told == [(1, 7 * LAYERS - (LAYERS - 1))] * (7 * LAYERS - (LAYERS - 1))
+
+
 def test_a_transcoder_is_found_by_what_it_reads_and_writes(model, trained):
     found = search_hook(trained[ACROSS], model, None, prepend_bos=False)
     assert (found.winner.hook, found.winner.hook_out) == ACROSS

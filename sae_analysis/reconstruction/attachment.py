@@ -7,7 +7,7 @@ from typing import Literal
 from sae_analysis.corpus import Document
 from sae_analysis.errors import FitError, ModelError, SAEFormatError
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction.search import HookSearch, places, search_hook
+from sae_analysis.reconstruction.search import HookSearch, Progress, places, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 from sae_analysis.sae_interface import UnifiedSAEInterface
 
@@ -33,6 +33,7 @@ def attach(
     centre: Switch = "auto",
     sign: Sign = "auto",
     documents: Iterable[Document] | None = None,
+    progress: Progress | None = None,
 ) -> Site:
     """Bring an SAE and a model together, on the model's device.
 
@@ -48,6 +49,7 @@ def attach(
         centre: Whether the mean over its entries is taken off each activation.
         sign: Reading of files that leave open whether activations keep their sign.
         documents: Text that a search runs on.
+        progress: Told of each hook that a search has tried.
 
     Raises:
         ModelError: no such hook, or none that is clearly the SAE's.
@@ -64,7 +66,13 @@ def attach(
     search = None
     if is_open:
         search = search_hook(
-            sae, model, documents, prepend_bos=prepend_bos, pairs=pairs, centre=centre == "auto" and len(pairs) > 1
+            sae,
+            model,
+            documents,
+            prepend_bos=prepend_bos,
+            pairs=pairs,
+            centre=centre == "auto" and len(pairs) > 1,
+            progress=progress,
         )
         (pair, sae), found = _decided(search, model, is_alone=len(pairs) == 1), reason
         pairs, reason = (

@@ -1,6 +1,6 @@
 """The search for the place an SAE belongs to: it is where it reconstructs best, if it does so clearly."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,9 @@ SAMPLE_TEXT = (
 """What a place is looked for with where no corpus is at hand: prose, science, code, history, a tale, a letter."""
 
 
+Progress = Callable[[int, int], None]
+"""Called with the number of hooks tried since the last call, and how many a batch of text is tried at."""
+
 Fits = Mapping[tuple[tuple[str, str], str], FitStatistics]
 """How well each pair of hooks is reconstructed, by name of reading."""
 
@@ -103,6 +106,7 @@ def search_hook(
     prepend_bos: bool,
     pairs: Sequence[tuple[str, str]] | None = None,
     centre: bool = True,
+    progress: Progress | None = None,
 ) -> HookSearch:
     """Try an SAE at every place of its width, or at the given ``pairs`` of hooks, and in every reading left open.
 
@@ -122,7 +126,7 @@ def search_hook(
     with torch.inference_mode():
         for batch in _sample(model, documents, prepend_bos=prepend_bos):
             tokens += batch.token_count
-            _try(readings, model, batch, fits, sums)
+            _try(readings, model, batch, fits, sums, progress=progress)
     if not tokens:
         raise CorpusError("The corpus has no text to look for the SAE's place on: give more, or name it with --hook.")
     fits = _without_twins(fits, sums)
@@ -181,6 +185,8 @@ def _try(
     batch: TokenBatch,
     fits: Fits,
     sums: dict[str, float],
+    *,
+    progress: Progress | None,
 ) -> None:
     """Run a batch once, and encode and decode at each place as the forward pass comes to it; ``sums`` tell twins."""
     read: dict[str, Tensor] = {}
@@ -206,6 +212,8 @@ def _try(
                 update_fit(fits[(begin, hook), name], x[usual], sae.decode_sparse(code, inputs), code)
         if ends.get(hook) == [hook]:
             del read[hook]  # an autoencoder needs it no more
+        if progress:
+            progress(1, len(begins | ends.keys()))
 
     model.visit_activations(batch.ids, sorted(begins | ends.keys()), visit)
 
