@@ -277,20 +277,19 @@ class Search:
             self._admit_to(place, flat, value[:, place], position[:, place], hopeful[:, place])
 
     def _admit_to(self, place: int, flat: Ids, value: np.ndarray, position: np.ndarray, hopeful: np.ndarray) -> None:
-        known = {
-            tuple(ids) for ids, v in zip(self._ids[place].tolist(), self._value[place], strict=True) if v > -np.inf
-        }
-        ranked = [row for row in hopeful[np.argsort(-value[hopeful], kind="stable")] if tuple(flat[row]) not in known]
-        better = [row for row in ranked if value[row] > self._value[place].min()]
-        texts = self._vocabulary.texts([flat[row].tolist() for row in better])
+        known = {tuple(ids) for ids in self._ids[place][self._value[place] > -np.inf].tolist()}
+        better = []
+        for row in hopeful[np.argsort(-value[hopeful], kind="stable")]:
+            ids = tuple(flat[row].tolist())
+            if value[row] > self._value[place].min() and ids not in known:
+                known.add(ids)
+                better.append(row)
         best = self._value[place].max()
-        for row, text in zip(better, texts, strict=True):
+        for row, text in zip(better, self._vocabulary.texts(flat[better].tolist()), strict=True):
             worst = int(self._value[place].argmin())
-            if text is None or value[row] <= self._value[place, worst] or tuple(flat[row]) in known:
-                continue
-            known.add(tuple(flat[row]))
-            self._ids[place, worst], self._value[place, worst] = flat[row], value[row]
-            self._position[place, worst] = position[row]
+            if text is not None and value[row] > self._value[place, worst]:
+                self._ids[place, worst], self._value[place, worst] = flat[row], value[row]
+                self._position[place, worst] = position[row]
         if self._value[place].max() > best:
             self._stale[place] = 0
 
