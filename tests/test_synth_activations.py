@@ -334,6 +334,9 @@ def test_operators_change_children_in_their_way_and_keep_to_the_vocabulary(name,
     assert np.isin(children, allowed).all()
     changed = children != ids[:, None]
     if name == "cross":
+        kept = children == ids[:, None]
+        assert 0 < kept[..., 0].mean() < 1, "now one end"
+        assert 0 < kept[..., -1].mean() < 1, "now the other"
         for feature in range(3):
             mates = parents.mates[feature]
             for child in children[feature]:
