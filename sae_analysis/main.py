@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from sae_analysis.feature_selection import GRAMMAR
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141
 
 _MOST_DIGITS = 12
 """Longest number that is taken for one; what is longer is a slip of the hand and would not fit into memory."""
@@ -33,14 +35,22 @@ _DEMO_NAMES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    0, 2 for what the user can mend, 130 for Ctrl-C, 141 where nobody reads the output any more.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()  # a reader that has gone away is noticed here, not while Python ends
+        return code
     except SAEAnalysisError as error:
         _print_error(str(error))
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written, nor complained of
+        return EXIT_NO_READER
     except KeyboardInterrupt:
         print("Interrupted; what was written before is whole.", file=sys.stderr)
         return EXIT_INTERRUPTED

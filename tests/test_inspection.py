@@ -1,7 +1,11 @@
 """``inspect``: what is said of a checkpoint, as text and as JSON, with and without a model."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from sae_analysis.main import main
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
 
+ROOT = Path(__file__).resolve().parents[1]
 PLACE = "blocks.0.hook_resid_post"
 
 
@@ -138,3 +143,20 @@ def test_a_hook_that_the_model_does_not_have_is_named(model, trained_folder):
     sae.origin = replace(sae.origin, hook="blocks.7.hook_resid_post")
     lines = list(describe(inspect_sae(sae, "x", model)))
     assert f"Warning:    It says that it reads blocks.7.hook_resid_post, which {model.name} does not have." in lines
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(sae_folder):
+    """As in ``… inspect … | head -1``: the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "main.py", "inspect", "--sae", str(sae_folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
