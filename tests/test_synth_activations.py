@@ -323,7 +323,6 @@ def test_operators_change_children_in_their_way_and_keep_to_the_vocabulary(name,
     allowed = vocabulary.ids.numpy()
     ids = rng.choice(allowed, size=(3, 8))
     parents = Parents(
-        ids=ids,
         last=np.array([7, 4, 0]),
         mates=rng.choice(allowed, size=(3, 5, 8)),
         promising=rng.choice(allowed, size=(3, 8, 6)),

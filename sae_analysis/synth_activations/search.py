@@ -68,9 +68,6 @@ class Found:
 class Parents:
     """One parent a feature, and what its children may be made of."""
 
-    ids: Ids
-    """``[features, seq]``"""
-
     last: np.ndarray
     """Place where each fires; what comes after does not matter ``[features]``."""
 
@@ -226,7 +223,7 @@ class Search:
             torch.from_numpy(ids), torch.from_numpy(rows), torch.from_numpy(last), self._vocabulary.ids
         )
         best = slopes.topk(min(settings.candidates, len(self._vocabulary)), dim=2).indices.numpy()
-        parents = Parents(ids=ids, last=last, mates=self._ids, promising=self._allowed[best], allowed=self._allowed)
+        parents = Parents(last=last, mates=self._ids, promising=self._allowed[best], allowed=self._allowed)
         children = np.repeat(ids[:, None], settings.children, axis=1)
         total = sum(self._gain.values())
         shares = [_LEAST_SHARE + (1 - _LEAST_SHARE * len(OPERATORS)) * gain / total for gain in self._gain.values()]
