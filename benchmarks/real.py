@@ -54,9 +54,10 @@ def measure(options: argparse.Namespace) -> None:
         for batch in TokenStream(corpus, model.tokens, limit_windowing, prepend_bos=site.prepend_bos):
             model.activations(batch.ids, site.hook)
     bare = limit_tokens / (time.perf_counter() - begin)
-    rate = result.fit.token_count / seconds
+    tokens = result.features[0].token_count
+    rate = tokens / seconds
     figures = {
-        "tokens": result.fit.token_count,
+        "tokens": tokens,
         "dtype": result.provenance.dtype,
         "threads": threads,
         "seconds": round(seconds, 1),
@@ -76,11 +77,12 @@ def differences(first: AnalysisResult, second: AnalysisResult) -> dict[str, floa
         overlaps.append(len(shared) / max(len(ours.examples), 1))
         maxima.append(abs(ours.max_activation - theirs.max_activation) / max(ours.max_activation, 1e-9))
         densities.append(abs(ours.density - theirs.density) / max(ours.density, 1e-9))
+    explained = [result.fit.explained_variance for result in (first, second) if result.fit]
     return {
         "top_examples_shared": round(sum(overlaps) / len(overlaps), 3),
         "largest_relative_change_of_a_maximum": round(max(maxima), 4),
         "largest_relative_change_of_a_density": round(max(densities), 4),
-        "explained_variance_change": round(second.fit.explained_variance - first.fit.explained_variance, 5),
+        "explained_variance_change": round(explained[1] - explained[0], 5),
     }
 
 

@@ -35,6 +35,36 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """How a synthetic example was come by, and how it holds up when its text is read again."""
+
+    pre_activation: float
+    """Value at the peak before the SAE's activation rule."""
+
+    cross_entropy: float | None
+    """Mean surprise of the model over the example's tokens, in nats per token, the first one given BOS where there is
+    BOS; None for a single token without one."""
+
+    attribution: tuple[float, ...]
+    """For each token, by how much the example's largest activation falls when that token alone is deleted."""
+
+    is_text: bool
+    """Whether ``text`` is cut into exactly ``token_ids`` again."""
+
+    is_sink: bool
+    """Whether the residual vector at the peak is an attention sink by its norm: such a firing says little."""
+
+    provenance: str
+    """What the population that it came from began with: ``random``, ``single tokens``, ``real text`` …"""
+
+    seed: int
+    """Seed of the search."""
+
+    token_evaluations: int
+    """Token-evaluations spent on the feature when it was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationExample:
     """One context window and the activation of one feature at each of its tokens."""
 
@@ -61,6 +91,9 @@ class ActivationExample:
 
     source_position: int = 0
     """Token of the document at which the window begins, from 0."""
+
+    synthesis: Synthesis | None = None
+    """How it was found; None for real text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +134,44 @@ class TokenActivity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relaxation:
+    """What the search in embedding space promised, and what its tokens kept of it."""
+
+    relaxed: float
+    """Activation at the mixtures of embeddings that it ended with."""
+
+    discrete: float
+    """Activation at the likeliest token of each mixture: the rest is the discretisation gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSearch:
+    """The search for one feature's hardest input. Every activation is that of integer tokens that are text."""
+
+    token_evaluations: int
+    """Tokens run through the model for this feature, three for one that is run backward too; what several features
+    share is divided among them."""
+
+    convergence: tuple[tuple[int, float], ...]
+    """(token-evaluations, largest activation so far) at every improvement, ascending in both."""
+
+    single_token: tuple[str, float]
+    """The one token that fires it most, and how much: what no search at all would give."""
+
+    frontier: tuple[ActivationExample, ...] = ()
+    """The strongest example at each level of fluency: ascending in cross-entropy and in activation."""
+
+    relaxation: Relaxation | None = None
+    """The stage in embedding space; None if it was not run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureStats:
     """All that one analysis says about one feature.
 
     Every statistic speaks of the same population, the kept tokens: no BOS, special or padding token and none that an
-    option excluded. *Active* means an activation that is not zero, so signed features count both sides.
+    option excluded; for a synthetic analysis, the tokens of the feature's own examples. *Active* means an activation
+    that is not zero, so signed features count both sides.
     """
 
     feature_idx: int
@@ -185,6 +251,9 @@ class FeatureStats:
 
     logit_kurtosis: float | None
     """Excess kurtosis of the logit effects over the vocabulary (0 for a normal distribution); None as for the skew."""
+
+    search: FeatureSearch | None = None
+    """How its examples were searched for; None for real text."""
 
     @property
     def is_dead(self) -> bool:
@@ -361,8 +430,12 @@ class AnalysisResult:
     """One finished analysis: what goes into ``real.json`` or ``synthetic.json``, and all that the pictures need."""
 
     provenance: Provenance
-    fit: Fit
-    dictionary: DictionaryStats
+    fit: Fit | None
+    """How well the SAE fits its hook; None for a synthetic analysis, which reads no text."""
+
+    dictionary: DictionaryStats | None
+    """The whole dictionary; None for a synthetic analysis, which looks at the features asked for alone."""
+
     features: tuple[FeatureStats, ...]
     schema_version: int = field(default=SCHEMA_VERSION)
 

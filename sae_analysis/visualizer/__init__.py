@@ -63,15 +63,16 @@ def visualize_features(
     features = results.by_feature() if isinstance(results, AnalysisResult) else dict(results)
     header = Header.of(whole) if whole else Header()
     summaries = math.ceil(len(features) / ROWS_PER_SUMMARY)
-    total = len(features) + summaries + (whole is not None)
+    dictionary = whole.dictionary if whole else None
+    total = len(features) + summaries + (dictionary is not None)
 
     def pages() -> Iterator[tuple[str, Page]]:
         for index, stats in features.items():
             yield f"feature_{index}", feature_page(stats, header, analysis_type, theme=theme, dpi=dpi)
         for page in range(1, summaries + 1):
             yield f"summary_{page}", summary_page(features, page, header, analysis_type, theme=theme, dpi=dpi)
-        if whole:
-            yield "statistics", statistics_page(whole.dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
+        if dictionary:
+            yield "statistics", statistics_page(dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
 
     written: list[Path] = []
     for name, page in pages():
