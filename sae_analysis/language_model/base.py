@@ -83,8 +83,19 @@ class LanguageModel(ABC):
         """Return every hook by name, in the order of the forward pass."""
 
     @abstractmethod
-    def forward(self, ids: Int64[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
-        """Return the logits of a whole forward pass, through whatever hooks are set."""
+    def forward(self, ids: Int64[Tensor, "batch seq"], memory: Any = None) -> Float[Tensor, "batch seq vocab"]:  # noqa: ANN401
+        """Return the logits of a whole forward pass, through whatever hooks are set, going on from a memory."""
+
+    def new_memory(self) -> Any:  # noqa: ANN401 - the library's own
+        """Return what ``forward`` can fill and go on from, token by token; None where the library has nothing such."""
+        return None
+
+    def begin(self, ids: Int64[Tensor, "beginnings seq"], hook: str, repeats: int) -> Any:  # noqa: ANN401, ARG002
+        """Run beginnings as far as a hook, and return the memory that ``repeats`` continuations of each go on from.
+
+        None where the library has none. A memory serves one forward pass, which adds to it.
+        """
+        return None
 
     @abstractmethod
     def _embedding(self) -> nn.Module:
@@ -145,10 +156,18 @@ class LanguageModel(ABC):
         """Return the names of the hooks whose activations have that length."""
         return [name for name, tap in self.hooks().items() if tap.width == width]
 
-    def activations(self, ids: Int64[Tensor, "batch seq"], hook: str) -> Float[Tensor, "batch seq width"]:
-        """Return the activations at a hook, in the model's number format; the forward pass ends there."""
+    def activations(
+        self,
+        ids: Int64[Tensor, "batch seq"],
+        hook: str,
+        memory: Any = None,  # noqa: ANN401
+    ) -> Float[Tensor, "batch seq width"]:
+        """Return the activations at a hook, in the model's number format; the forward pass ends there.
+
+        With a ``memory`` of beginnings, ``ids`` continue them.
+        """
         found: dict[str, Tensor] = {}
-        self.visit_activations(ids, [hook], found.__setitem__)
+        self.visit_activations(ids, [hook], found.__setitem__, memory)
         return found[hook]
 
     def embed(self, ids: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch d_embedding"]:
@@ -168,7 +187,11 @@ class LanguageModel(ABC):
             return self.activations(placeholder, hook)
 
     def visit_activations(
-        self, ids: Int64[Tensor, "batch seq"], hooks: Sequence[str], visit: Callable[[str, Tensor], None]
+        self,
+        ids: Int64[Tensor, "batch seq"],
+        hooks: Sequence[str],
+        visit: Callable[[str, Tensor], None],
+        memory: Any = None,  # noqa: ANN401
     ) -> None:
         """Call ``visit`` with each hook and its activations ``[batch, seq, width]``; the pass ends after the last.
 
@@ -191,7 +214,7 @@ class LanguageModel(ABC):
             with ExitStack() as tapped:
                 for hook in waiting:
                     tapped.enter_context(_Tapped(self.tap(hook), reader(hook)))
-                self.forward(ids)
+                self.forward(ids, memory)
         except _Stop:
             return
         missed = ", ".join(sorted(waiting))

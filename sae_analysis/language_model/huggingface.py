@@ -58,9 +58,23 @@ class HuggingFaceModel(LanguageModel):
         """Return every hook by name, in the order of the forward pass."""
         return self._taps
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the logits of a whole forward pass, through whatever hooks are set."""
-        return self.module(input_ids=ids.to(self.device), use_cache=False).logits
+    def forward(self, ids: Tensor, memory: Any = None) -> Tensor:  # noqa: ANN401 - the library's cache
+        """Return the logits of a whole forward pass, through whatever hooks are set, going on from a memory."""
+        ids = ids.to(self.device)
+        return self.module(input_ids=ids, past_key_values=memory, use_cache=memory is not None).logits
+
+    def new_memory(self) -> Any:  # noqa: ANN401
+        """Return an empty cache of keys and values."""
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    def begin(self, ids: Tensor, hook: str, repeats: int) -> Any:  # noqa: ANN401
+        """Run beginnings as far as a hook, and return the keys and values that ``repeats`` continuations attend to."""
+        memory = self.new_memory()
+        self.activations(ids, hook, memory)
+        memory.batch_repeat_interleave(repeats)
+        return memory
 
     def _embedding(self) -> nn.Module:
         return self.module.get_input_embeddings()

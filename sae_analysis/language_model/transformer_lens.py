@@ -78,8 +78,8 @@ class TransformerLensModel(LanguageModel):
         """Return every hook by name, in the order the library lists them."""
         return self._taps
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the logits of a whole forward pass, through whatever hooks are set."""
+    def forward(self, ids: Tensor, memory: Any = None) -> Tensor:  # noqa: ANN401, ARG002 - its caches differ by version
+        """Return the logits of a whole forward pass, through whatever hooks are set; there is never a memory."""
         return self.module(ids.to(self.device), return_type="logits")
 
     def _embedding(self) -> nn.Module:

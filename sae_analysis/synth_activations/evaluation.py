@@ -13,7 +13,7 @@ GRADIENT_COST = 3
 """Token-evaluations charged for a token that is run forward and backward."""
 
 _NUMBERS_AT_ONCE = 1 << 24
-"""Pre-activations held at a time: 64 MB."""
+"""Pre-activations or logits held at a time: 64 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,17 @@ class Scores:
 
     position: Int64[Tensor, "sequences features"]
     """Where in the sequence, BOS not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fluency:
+    """How far sequences read like text to the model itself."""
+
+    cross_entropy: Float[Tensor, " sequences"]
+    """Mean surprise in nats per token; where no BOS is put in front, of all tokens but the first."""
+
+    likely: Int64[Tensor, "sequences seq candidates"]
+    """Places among the candidate tokens of those that the model expects most in each place, given what is before."""
 
 
 class Evaluator:
@@ -43,12 +54,21 @@ class Evaluator:
         self._probe = site.sae.probe_of(self.features)
         self._width = len(self.features) if site.sae.is_separable else site.sae.dict_size
 
-    def score(self, ids: Int64[Tensor, "sequences seq"]) -> Scores:
-        """Return what each sequence does to each feature."""
-        self.token_evaluations += ids.numel()
-        at_once = max(1, _NUMBERS_AT_ONCE // (ids.shape[1] * self._width))
-        found = [self._values(self._activations(part)).max(dim=1) for part in ids.split(at_once)]
-        return Scores(value=torch.cat([f.values for f in found]), position=torch.cat([f.indices for f in found]))
+    def score(self, ids: Int64[Tensor, "sequences seq"], shared: int = 0, siblings: int = 1) -> Scores:
+        """Return what each sequence does to each feature.
+
+        Of each ``siblings`` sequences in a row the first ``shared`` tokens are the same: they are run once if the
+        model can go on from there, and features are looked at behind them only.
+        """
+        at_once = max(1, _NUMBERS_AT_ONCE // (ids.shape[1] * self._width * siblings)) * siblings
+        found = [
+            self._values(self._activations(part, shared, siblings)).max(dim=1)
+            for part in ids.split(at_once)  # the probe holds every pre-activation of a part
+        ]
+        return Scores(
+            value=torch.cat([part.values for part in found]).cpu(),
+            position=torch.cat([part.indices for part in found]).cpu() + shared,
+        )
 
     def gradient(
         self,
@@ -62,16 +82,72 @@ class Evaluator:
         ``feature`` is a place in ``features``, ``position`` where the value is taken. The gradient of the value with
         respect to a one-hot choice of tokens, less what the present token has of it.
         """
-        self.token_evaluations += GRADIENT_COST * ids.numel()
+        embeddings = self.site.model.embed(ids).detach().float()
+        _, slope = self.slope(embeddings, feature, position)
+        present = (slope * embeddings).sum(dim=-1, keepdim=True)
+        return (slope @ self.site.model.embed(candidates).float().T - present).cpu()
+
+    def slope(
+        self,
+        embeddings: Float[Tensor, "sequences seq d_embedding"],
+        feature: Int64[Tensor, " sequences"],
+        position: Int64[Tensor, " sequences"] | None = None,
+    ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "sequences seq d_embedding"]]:
+        """Return the values of embeddings in the place of tokens, and their gradients; BOS is put in front here.
+
+        Taken at ``position``, or where each is largest.
+        """
+        self.token_evaluations += (GRADIENT_COST - 1) * embeddings.shape[:2].numel()
         with torch.enable_grad():
-            embeddings = self.site.model.embed(self._with_bos(ids)).detach().clone().requires_grad_()
-            x = self.site.model.activations_of_embeddings(embeddings, self.site.hook)[:, self._bos_columns :]
-            rows = torch.arange(len(ids), device=x.device)
-            value = self._values(x.float()[rows, position])[rows, feature]
-            [slope] = torch.autograd.grad(value.sum(), embeddings)
-        slope = slope[:, self._bos_columns :].float()
-        present = (slope * embeddings[:, self._bos_columns :].detach().float()).sum(dim=-1, keepdim=True)
-        return slope @ self.site.model.embed(candidates).float().T - present
+            leaf = embeddings.to(self.site.model.dtype).clone().requires_grad_()
+            value = self.value_of(leaf, feature, position)
+            [slope] = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), slope.float()
+
+    def value_of(
+        self,
+        embeddings: Float[Tensor, "sequences seq d_embedding"],
+        feature: Int64[Tensor, " sequences"],
+        position: Int64[Tensor, " sequences"] | None = None,
+    ) -> Float[Tensor, " sequences"]:
+        """Return the values of embeddings in the place of tokens, as ``slope`` does, without its gradient."""
+        self.token_evaluations += embeddings.shape[:2].numel()
+        x = self.site.model.activations_of_embeddings(self._with_bos_embedded(embeddings), self.site.hook)
+        rows = torch.arange(len(embeddings), device=x.device)
+        x = x[:, self._bos_columns :].float()
+        if position is not None:
+            return self._values(x[rows, position])[rows, feature]
+        return self._values(x)[rows, :, feature].amax(dim=1)
+
+    def fluency(self, ids: Int64[Tensor, "sequences seq"], candidates: Int64[Tensor, " allowed"], most: int) -> Fluency:
+        """Run whole forward passes; ``most`` is how many likely candidates are wanted in each place."""
+        self.token_evaluations += ids.numel()
+        surprises, likely = [], []
+        for part in ids.split(max(1, _NUMBERS_AT_ONCE // (ids.shape[1] * self.site.model.d_vocab))):
+            whole = self._with_bos(part)
+            logits = self.site.model.forward(whole)[:, :-1].float()
+            own = logits.gather(2, whole[:, 1:, None].to(logits.device))[..., 0]
+            surprises.append((logits.logsumexp(dim=-1) - own).mean(dim=1).cpu())
+            expected = logits[..., candidates].topk(min(most, len(candidates)), dim=-1).indices.cpu()
+            if not self.site.prepend_bos:  # nothing is before the first token that could expect it
+                expected = torch.cat((expected[:, :1], expected), dim=1)
+            likely.append(expected)
+        return Fluency(cross_entropy=torch.cat(surprises), likely=torch.cat(likely))
+
+    def sample(
+        self, count: int, length: int, candidates: Int64[Tensor, " allowed"], generator: torch.Generator
+    ) -> Int64[Tensor, "sequences seq"]:
+        """Return what the model itself would write, of candidate tokens; without BOS the first one is any of them."""
+        model, memory = self.site.model, self.site.model.new_memory()
+        ids = candidates[torch.randint(len(candidates), (count, int(not self.site.prepend_bos)), generator=generator)]
+        unread = self._with_bos(ids)
+        while ids.shape[1] < length:
+            self.token_evaluations += unread.numel()
+            logits = model.forward(unread, memory)[:, -1].float().cpu()[:, candidates]
+            drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+            ids = torch.cat((ids, candidates[drawn]), dim=1)
+            unread = ids[:, -1:] if memory is not None else self._with_bos(ids)
+        return ids
 
     @property
     def _bos_columns(self) -> int:
@@ -83,8 +159,22 @@ class Evaluator:
             return ids
         return torch.cat((ids.new_full((len(ids), 1), bos), ids), dim=1)
 
-    def _activations(self, ids: Int64[Tensor, "sequences seq"]) -> Float[Tensor, "sequences seq d_in"]:
-        return self.site.model.activations(self._with_bos(ids), self.site.hook)[:, self._bos_columns :].float()
+    def _with_bos_embedded(self, embeddings: Float[Tensor, "sequences seq d"]) -> Float[Tensor, "sequences with_bos d"]:
+        bos = self.site.model.embed(self._with_bos(torch.zeros((len(embeddings), 0), dtype=torch.int64)))
+        return torch.cat((bos.detach().to(embeddings.dtype), embeddings), dim=1)
+
+    def _activations(
+        self, ids: Int64[Tensor, "sequences seq"], shared: int, siblings: int
+    ) -> Float[Tensor, "sequences looked_at d_in"]:
+        model, hook = self.site.model, self.site.hook
+        beginnings = ids[::siblings, :shared]
+        memory = model.begin(self._with_bos(beginnings), hook, siblings) if shared and siblings > 1 else None
+        if memory is None:
+            self.token_evaluations += ids.numel()
+            return model.activations(self._with_bos(ids), hook)[:, self._bos_columns + shared :].float()
+        rest = ids[:, shared:]
+        self.token_evaluations += beginnings.numel() + rest.numel()
+        return model.activations(rest, hook, memory).float()
 
     def _values(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch features"]:
         activations, margins = self._probe(x)

@@ -2,7 +2,8 @@
 
 Every round each feature's population has children by several operators; all children of all features go through the
 model in one batch, and every feature looks at all of them. Only sequences that are text are admitted. A population
-that no longer improves is put aside and begun anew, and the best of all end in a last one.
+that no longer improves is put aside and begun anew, and the best of all end in a last one. A share of the rounds goes
+to a second population, which keeps the strongest sequences at each level of fluency.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator
+from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Fluency, Scores
+from sae_analysis.synth_activations.fluency import LIKELY, FluentPopulation
+from sae_analysis.synth_activations.operators import OPERATORS, Ids, Parents
+from sae_analysis.synth_activations.population import Brood, Population
+from sae_analysis.synth_activations.relaxation import relax
+from sae_analysis.synth_activations.starts import SOURCES, Starts
 from sae_analysis.synth_activations.vocabulary import Vocabulary
-
-Ids = np.ndarray
-"""Integer tokens; sequences lie in the last dimension."""
 
 Progress = Callable[[int], None]
 """Called with the number of token-evaluations spent since the last call."""
+
+_LIKELY_CANDIDATES = 16
+"""How many of the tokens that the model expects count as promising, by slope."""
+
+_SWEPT_CANDIDATES = 256
+"""Tokens of a place through which the best of a population is swept, by slope."""
+
+_MOST_SIBLINGS = 4
+"""How many times as many children there are at most where they share a beginning."""
+
+_LEAST_SHARE = 0.06
+"""Share of the children that every operator makes, however little it gains."""
+
+_ATTEMPTS = 4
+"""Further changes made to a child that was tried before, until it is a new one."""
+
+_ANOTHER = "another feature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +48,23 @@ class SearchSettings:
     seq_len: int = 12
     """Tokens of a sequence, BOS not counted."""
 
-    budget: int = 100_000
-    """Token-evaluations for each feature; what a batch does for several is counted once, and shared."""
+    budget: int = 20_000
+    """Token-evaluations for each feature; what a batch does for several is counted once, and shared. What populations
+    begin with is tried in any case."""
+
+    fluency: float = 0.3
+    """Share of them spent on sequences that read like text."""
+
+    n_steps: int = 30
+    learning_rate: float = 0.2
+    """Steps of the stage in embedding space, and their size; no steps leave it out."""
 
     population: int = 8
     children: int = 16
-    """Sequences of a feature that live on, and new ones a round."""
+    """Sequences of a feature that live on, and whole new ones a round; there are more that share a beginning."""
+
+    pool: int = 32
+    """Sequences of which a population begins with the best."""
 
     candidates: int = 64
     """Tokens at each place among which the slope's choice falls."""
@@ -44,107 +75,55 @@ class SearchSettings:
     last_share: float = 0.3
     """Share of the budget that the last population gets, made of the best of all before."""
 
+    swept_share: float = 0.3
+    """Share of the rounds in which a population goes through the most promising swaps of its best one by one."""
+
+    sources: tuple[str, ...] = SOURCES
+    operators: tuple[str, ...] = tuple(OPERATORS)
+    harvest: bool = True
+    """Whether every feature looks at what was tried for the others."""
+
+    caching: bool = True
+    """Whether the children of a round share a beginning that is run once."""
+
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A sequence that fires a feature, on integer tokens."""
+    """A sequence that is text, and fires a feature on integer tokens."""
 
     ids: tuple[int, ...]
     value: float
     position: int
     provenance: str
-    """What the population began with that it came from: ``random``, ``real``, ``other feature`` …"""
+    """What the population began with that it came from: ``random``, ``real text``, ``another feature`` …"""
 
     evaluations: int
     """Token-evaluations of its feature when it was found."""
 
-
-# --- operators -----------------------------------------------------------------------------------------------------
+    cross_entropy: float | None = None
+    """Nats per token, where it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parents:
-    """One parent a feature, and what its children may be made of."""
+class Searched:
+    """What a search came to for one feature."""
 
-    last: np.ndarray
-    """Place where each fires; what comes after does not matter ``[features]``."""
+    found: tuple[Found, ...]
+    """Strongest first."""
 
-    mates: Ids
-    """Populations ``[features, population, seq]``."""
+    token_evaluations: int
+    """Of this feature; what several share is divided."""
 
-    promising: Ids
-    """Tokens by descending slope ``[features, seq, candidates]``."""
+    convergence: tuple[tuple[int, float], ...]
+    """(token-evaluations, best so far) at every improvement."""
 
-    allowed: Ids
+    single_token: tuple[int, float] | None
+    """The token that alone fires it most, and its value; None where single tokens were not tried."""
 
-
-def _places(rng: np.random.Generator, last: np.ndarray, children: int) -> np.ndarray:
-    """Return a place for each child that matters to its parent's value."""
-    return (rng.random((len(last), children)) * (last[:, None] + 1)).astype(np.int64)
-
-
-def _swap_by_slope(children: Ids, parents: Parents, rng: np.random.Generator) -> None:
-    features, count, _ = children.shape
-    place = _places(rng, parents.last, count)
-    choice = rng.integers(parents.promising.shape[2], size=(features, count))
-    rows, columns = np.arange(features)[:, None], np.arange(count)[None]
-    children[rows, columns, place] = parents.promising[rows, place, choice]
-
-
-def _swap_twice_by_slope(children: Ids, parents: Parents, rng: np.random.Generator) -> None:
-    _swap_by_slope(children, parents, rng)
-    _swap_by_slope(children, parents, rng)
-
-
-def _swap_at_random(children: Ids, parents: Parents, rng: np.random.Generator) -> None:
-    features, count, _ = children.shape
-    rows, columns = np.arange(features)[:, None], np.arange(count)[None]
-    children[rows, columns, _places(rng, parents.last, count)] = rng.choice(parents.allowed, size=(features, count))
-
-
-def _cross(children: Ids, parents: Parents, rng: np.random.Generator) -> None:
-    """Take one end from a mate."""
-    features, count, length = children.shape
-    mate = rng.integers(parents.mates.shape[1], size=(features, count))
-    others = parents.mates[np.arange(features)[:, None], mate]
-    cut = rng.integers(1, max(length, 2), size=(features, count, 1))
-    takes_front = rng.random((features, count, 1)) < 0.5
-    front = np.arange(length) < cut
-    children[...] = np.where(front == takes_front, others, children)
-
-
-def _shift(children: Ids, parents: Parents, rng: np.random.Generator) -> None:
-    """Delete a token, and insert one elsewhere."""
-    features, count, length = children.shape
-    deleted = rng.integers(length, size=(features, count, 1))
-    inserted = rng.integers(length, size=(features, count, 1))
-    place = np.arange(length)
-    source = np.where((place >= deleted) & (place < inserted), place + 1, place)
-    source = np.where((place <= deleted) & (place > inserted), place - 1, source)
-    children[...] = np.take_along_axis(children, source, axis=2)
-    np.put_along_axis(children, inserted, rng.choice(parents.allowed, size=(features, count, 1)), axis=2)
-
-
-OPERATORS: Mapping[str, Callable[[Ids, Parents, np.random.Generator], None]] = {
-    "swap by slope": _swap_by_slope,
-    "swap twice by slope": _swap_twice_by_slope,
-    "swap at random": _swap_at_random,
-    "cross": _cross,
-    "shift": _shift,
-}
-"""Each changes children that begin as copies of their parent, in place."""
-
-_SWEPT_SHARE = 0.3
-"""Share of the rounds in which a population goes through all single swaps of its best, instead of drawing some."""
-
-_LONGEST_SWEEP = 4096
-_LEAST_SHARE = 0.06
-"""Share of the children that every operator makes, however little it gains."""
-
-
-# --- the search ----------------------------------------------------------------------------------------------------
+    relaxation: tuple[float, float] | None
+    """Value of the mixtures in embedding space, and of their likeliest tokens; None where there were none."""
 
 
 class Search:
@@ -156,160 +135,369 @@ class Search:
         vocabulary: Vocabulary,
         settings: SearchSettings,
         seeds: Mapping[int, Sequence[Sequence[int]]] | None = None,
+        single_tokens: np.ndarray | None = None,
     ) -> None:
-        """Prepare; ``seeds`` are sequences of real text to begin with, by feature, cut or filled to length."""
+        """Prepare.
+
+        ``seeds`` are sequences of real text to begin with, by feature; what is too long keeps its end.
+        ``single_tokens [allowed, features]`` are values of the vocabulary's tokens one by one, if they are known.
+        """
         self._evaluator, self._vocabulary, self._settings = evaluator, vocabulary, settings
         self._rng = np.random.default_rng(settings.seed)
         self._allowed = vocabulary.ids.numpy()
-        self._gain = dict.fromkeys(OPERATORS, 1.0)
-        self._seeds = seeds or {}
-        count, size, length = len(evaluator.features), settings.population, settings.seq_len
-        self._ids = np.zeros((count, size, length), np.int64)
-        self._value = np.full((count, size), -np.inf)
-        self._position = np.zeros((count, size), np.int64)
-        self._elites: list[dict[tuple[int, ...], Found]] = [{} for _ in range(count)]
-        self._stale = np.zeros(count, np.int64)
-        self._queues: list[tuple[tuple[int, ...], np.ndarray]] = [((), np.zeros(0, np.int64))] * count
+        self._seeds = [(seeds or {}).get(feature, ()) for feature in evaluator.features]
+        self._single_tokens = single_tokens
+        features, length = len(evaluator.features), settings.seq_len
+        self._free = Population(features, settings.population, length, min(_SWEPT_CANDIDATES, len(vocabulary)))
+        self._fluent = FluentPopulation(features, length, len(vocabulary))
+        self._gain = {id(one): dict.fromkeys(settings.operators, 1.0) for one in (self._free, self._fluent)}
+        self._elites: list[dict[tuple[int, ...], Found]] = [{} for _ in range(features)]
+        self._factors = self._rng.integers(2**63, size=length) | 1
+        self._tried: set[int] = set()
+        self._swept = np.zeros((features, length), np.int64)
+        self._stale = np.zeros(features, np.int64)
+        self._convergence: list[list[tuple[int, float]]] = [[] for _ in range(features)]
+        self._relaxations: list[tuple[float, float] | None] = [None] * features
         self._is_last = False
-        self._origin = ["random"] * count
 
-    def run(self, progress: Progress | None = None) -> dict[int, list[Found]]:
-        """Return for each feature the best sequences of each population, best first."""
-        features, settings = len(self._evaluator.features), self._settings
-        for place in range(features):
-            self._begin(place)
-        self._admit(self._ids.reshape(features, -1, settings.seq_len).copy())
-        round_cost = features * settings.seq_len * (settings.children + GRADIENT_COST)
-        budget = settings.budget * features
-        before = 0
-        while self._evaluator.token_evaluations + round_cost <= budget:
-            if not self._is_last and self._evaluator.token_evaluations > (1 - settings.last_share) * budget:
-                self._gather()
-            self._admit(self._breed())
-            for place in np.flatnonzero(self._stale > settings.patience):
-                self._put_aside(int(place))
-                self._begin(int(place))
-            if progress:
-                progress(self._evaluator.token_evaluations - before)
-                before = self._evaluator.token_evaluations
-        for place in range(features):
-            self._put_aside(place)
-        ranked = [sorted(elites.values(), key=lambda found: -found.value) for elites in self._elites]
-        return dict(zip(self._evaluator.features, ranked, strict=True))
-
-    def _begin(self, place: int) -> None:
-        """Fill a population anew: with real text the first time, else at random."""
-        size, length = self._ids.shape[1:]
-        self._ids[place] = self._rng.choice(self._allowed, size=(size, length))
-        self._value[place] = -np.inf
-        self._stale[place] = 0
-        seeds = [list(seed) for seed in self._seeds.get(self._evaluator.features[place], ())][:size]
-        self._origin[place] = "real" if seeds and not self._elites[place] else "random"
-        if self._origin[place] == "real":
-            for row, seed in enumerate(seeds):
-                self._ids[place, row, -min(length, len(seed)) :] = seed[-length:]
-
-    def _breed(self) -> Ids:
-        """Return children of one parent a feature ``[features, children, seq]``."""
-        features, settings = len(self._ids), self._settings
-        rows = np.arange(features)
-        # The better of two picks: good ones are parents more often, and none is left out.
-        rank = self._rng.integers(settings.population, size=(2, features)).min(axis=0)
-        order = np.argsort(-self._value, axis=1, kind="stable")
-        is_swept = self._rng.random(features) < _SWEPT_SHARE
-        chosen = order[rows, np.where(is_swept, 0, rank)]
-        ids, last = self._ids[rows, chosen], self._position[rows, chosen]
-        slopes = self._evaluator.gradient(
-            torch.from_numpy(ids), torch.from_numpy(rows), torch.from_numpy(last), self._vocabulary.ids
-        )
-        best = slopes.topk(min(settings.candidates, len(self._vocabulary)), dim=2).indices.numpy()
-        parents = Parents(last=last, mates=self._ids, promising=self._allowed[best], allowed=self._allowed)
-        children = np.repeat(ids[:, None], settings.children, axis=1)
-        total = sum(self._gain.values())
-        shares = [_LEAST_SHARE + (1 - _LEAST_SHARE * len(OPERATORS)) * gain / total for gain in self._gain.values()]
-        self._made_by = self._rng.choice(len(OPERATORS), size=settings.children, p=np.array(shares) / sum(shares))
-        for number, operate in enumerate(OPERATORS.values()):
-            mine = np.flatnonzero(self._made_by == number)
-            if len(mine):
-                part = children[:, mine]
-                operate(part, parents, self._rng)
-                children[:, mine] = part
-        for place in np.flatnonzero(is_swept):
-            children[place] = self._swept(int(place), ids[place], int(last[place]), slopes[place])
-        self._parent_value = np.where(is_swept, np.inf, self._value[rows, chosen])  # sweeps reward no operator
-        return children
-
-    def _swept(self, place: int, ids: Ids, last: int, slopes: torch.Tensor) -> Ids:
-        """Return the next single swaps of a best sequence, by slope; none comes twice while it is the best."""
-        best, queue = self._queues[place]
-        if best != tuple(ids):
-            flat = slopes[: last + 1].flatten()
-            queue = flat.topk(min(_LONGEST_SWEEP, len(flat))).indices.numpy()
-        count = self._settings.children
-        self._queues[place] = tuple(ids), queue[count:]
-        where, token = np.divmod(queue[:count], len(self._allowed))
-        children = np.repeat(ids[None], count, axis=0)
-        children[np.arange(len(where)), where] = self._allowed[token]
-        return children
-
-    def _admit(self, children: Ids) -> None:
-        """Score children, reward the operators that made better ones, and let the best that are text live on."""
-        features, count, length = children.shape
-        flat = children.reshape(-1, length)
+    def run(self, progress: Progress | None = None) -> dict[int, Searched]:
+        """Spend the budget and return what was found, by feature."""
+        settings, everyone = self._settings, np.arange(len(self._evaluator.features))
+        budget, reported, spent_on_fluent = settings.budget * len(everyone), 0, 0
+        most_a_round = len(everyone) * settings.seq_len * (3 * settings.children // 2 + GRADIENT_COST + 1)
         with torch.no_grad():
-            scores = self._evaluator.score(torch.from_numpy(flat))
-        value, position = scores.value.numpy(), scores.position.numpy()
-        own = value.reshape(features, count, features)[np.arange(features), :, np.arange(features)]
-        if hasattr(self, "_made_by") and count == self._settings.children:
-            better = (own > self._parent_value[:, None]).mean(axis=0)
-            for number, name in enumerate(OPERATORS):
-                mine = better[self._made_by == number]
-                if len(mine):
-                    self._gain[name] = 0.9 * self._gain[name] + 0.1 * float(mine.mean())
-        # All children are looked at by all features: what one was made for, another may fire on more.
-        hopeful = np.argpartition(-value, min(2 * self._settings.population, len(flat) - 1), axis=0)
-        hopeful = hopeful[: 2 * self._settings.population]
+            self._begin_all(everyone)
+            while (before := self._evaluator.token_evaluations) + most_a_round <= budget:
+                if spent_on_fluent < settings.fluency * before:
+                    self._round(self._fluent)
+                    spent_on_fluent += self._evaluator.token_evaluations - before
+                else:
+                    if not self._is_last and before > (1 - settings.last_share) * budget:
+                        self._gather(everyone)
+                    self._round(self._free)
+                    self._begin_stale()
+                if progress:
+                    progress(self._evaluator.token_evaluations - reported)
+                    reported = self._evaluator.token_evaluations
+        return {feature: self._outcome(place) for place, feature in enumerate(self._evaluator.features)}
+
+    # --- beginnings ------------------------------------------------------------------------------------------------
+
+    def _begin_all(self, everyone: np.ndarray) -> None:
+        settings = self._settings
+        if self._single_tokens is None and "single tokens" in settings.sources:
+            self._single_tokens = self._evaluator.score(self._vocabulary.ids[:, None]).value.numpy()
+        self._starts = Starts(settings.sources, self._allowed, self._single_tokens, self._seeds, self._rng)
+        self._begin(everyone)
+        if settings.n_steps:
+            self._relax(everyone)
+        if settings.fluency:
+            self._begin_fluent(everyone)
+
+    def _begin(self, places: np.ndarray) -> None:
+        """Fill populations anew, each from the source whose turn it is."""
+        settings = self._settings
+        begun = [self._starts.next(int(place), settings.pool, settings.seq_len) for place in places]
+        self._free.clear(places)
+        self._stale[places] = 0
+        self._try(places, np.stack([rows for _, rows in begun]), np.array([name for name, _ in begun], object))
+
+    def _relax(self, everyone: np.ndarray) -> None:
+        """Go up the slope in embedding space from each population's best, and try what the mixtures are made of."""
+        settings = self._settings
+        best = self._free.ids[everyone, self._free.value.argmax(axis=1)]
+        relaxed = relax(
+            self._evaluator,
+            self._vocabulary.ids,
+            torch.from_numpy(best),
+            torch.from_numpy(everyone),
+            n_steps=settings.n_steps,
+            learning_rate=settings.learning_rate,
+        )
+        weights = relaxed.mixtures.flatten(0, 1)
+        drawn = torch.multinomial(weights, settings.pool, replacement=True, generator=self._generator())
+        sequences = drawn.reshape(len(everyone), settings.seq_len, settings.pool).transpose(1, 2)
+        sequences[:, 0] = relaxed.mixtures.argmax(dim=-1)
+        brood = self._try(everyone, self._vocabulary.ids[sequences].numpy(), self._named("relaxed", everyone))
+        for place in everyone:
+            self._relaxations[place] = float(relaxed.value[place]), float(brood.value[place, 0])
+
+    def _begin_fluent(self, everyone: np.ndarray) -> None:
+        """Begin with what the model writes by itself, and with what the other population begins with."""
+        settings, free = self._settings, self._free
+        written = self._evaluator.sample(settings.pool, settings.seq_len, self._vocabulary.ids, self._generator())
+        scores = self._evaluator.score(written)
+        value, position = scores.value.T.numpy(), scores.position.T.numpy()
+        ids, origin = np.repeat(written[None].numpy(), len(everyone), axis=0), self._named("model text", everyone)
+        for place, order in enumerate(np.argsort(-value, axis=1, kind="stable")):
+            names = np.repeat(origin[:1], len(order))
+            self._admit_to(place, ids[place, order], value[place, order], position[place, order], names)
+        nothing = np.full(len(everyone), -np.inf)
+        brood = Brood(places=everyone, ids=ids, origin=origin, value=value, position=position)
+        self._admit_fluent(brood, nothing)
+        for slot in np.argsort(-free.value, axis=1, kind="stable").T:
+            at = everyone, slot
+            ids, value, position = (found[at][:, None] for found in (free.ids, free.value, free.position))
+            brood = Brood(places=everyone, ids=ids, origin=free.origin[at], value=value, position=position)
+            self._admit_fluent(brood, nothing)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self._rng.integers(2**31)))
+
+    @staticmethod
+    def _named(source: str, places: np.ndarray) -> np.ndarray:
+        return np.full(len(places), source, object)
+
+    # --- rounds ----------------------------------------------------------------------------------------------------
+
+    def _round(self, population: Population) -> None:
+        """Make children of one parent a feature, and admit the best."""
+        settings = self._settings
+        if population is self._fluent:
+            places, chosen = self._fluent.parents(self._rng)
+            is_swept = np.zeros(len(places), bool)
+        else:
+            places, chosen, is_swept = self._free_parents()
+        self._fill_promising(population, places, chosen)
+        last = population.position[places, chosen]
+        shared = int(self._rng.integers(settings.seq_len)) if settings.caching else settings.seq_len
+        for rows, beginning in ((np.flatnonzero(last >= shared), shared), (np.flatnonzero(last < shared), 0)):
+            if len(rows):
+                self._breed(population, places[rows], chosen[rows], is_swept[rows], beginning)
+
+    def _breed(
+        self, population: Population, places: np.ndarray, slots: np.ndarray, is_swept: np.ndarray, shared: int
+    ) -> None:
+        """Make, try and admit children that share their first tokens with their parents."""
+        settings, last = self._settings, population.position[places, slots]
+        anywhere = (self._rng.random(len(places)) * (last + 1)).astype(np.int64)
+        parents = Parents(
+            place=np.full(len(places), shared) if shared else anywhere,
+            last=last,
+            mates=population.ids[places],
+            **self._tokens_to_try(population, places, slots),
+        )
+        # What a beginning that is run once saves is spent on more children.
+        more = min(settings.seq_len / (settings.seq_len - shared), _MOST_SIBLINGS)
+        children = np.repeat(population.ids[places, slots][:, None], int(settings.children * more), axis=1)
+        made_by = self._operate(population, children, parents)
+        for row in np.flatnonzero(is_swept):
+            self._sweep(int(places[row]), int(slots[row]), int(parents.place[row]), children[row])
+        self._renew(children, parents)
+        value = population.value[places, slots]
+        brood = self._try(places, children, population.origin[places, slots], shared)
+        if population is self._fluent:
+            better = self._admit_fluent(brood, self._fluent.bars(places, slots))
+        else:
+            better = brood.value > np.where(is_swept, np.inf, value)[:, None]  # sweeps reward no operator
+        self._reward(population, made_by, better)
+
+    def _free_parents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return features, slots, and whether the slot is the best and swept through."""
+        value = self._free.value
+        places = np.arange(len(value))
+        # The better of two picks: good ones are parents more often, and none is left out.
+        filled = np.maximum((value > -np.inf).sum(axis=1), 1)
+        rank = (self._rng.random((2, len(value))) * filled).astype(np.int64).min(axis=0)
+        is_swept = self._rng.random(len(value)) < self._settings.swept_share
+        order = np.argsort(-value, axis=1, kind="stable")
         self._stale += 1
-        for place in range(features):
-            self._admit_to(place, flat, value[:, place], position[:, place], hopeful[:, place])
+        return places, order[places, np.where(is_swept, 0, rank)], is_swept
 
-    def _admit_to(self, place: int, flat: Ids, value: np.ndarray, position: np.ndarray, hopeful: np.ndarray) -> None:
-        known = {tuple(ids) for ids in self._ids[place][self._value[place] > -np.inf].tolist()}
-        better = []
-        for row in hopeful[np.argsort(-value[hopeful], kind="stable")]:
-            ids = tuple(flat[row].tolist())
-            if value[row] > self._value[place].min() and ids not in known:
-                known.add(ids)
-                better.append(row)
-        best = self._value[place].max()
-        for row, text in zip(better, self._vocabulary.texts(flat[better].tolist()), strict=True):
-            worst = int(self._value[place].argmin())
-            if text is not None and value[row] > self._value[place, worst]:
-                self._ids[place, worst], self._value[place, worst] = flat[row], value[row]
-                self._position[place, worst] = position[row]
-        if self._value[place].max() > best:
-            self._stale[place] = 0
+    def _tokens_to_try(self, population: Population, places: np.ndarray, slots: np.ndarray) -> dict[str, Ids]:
+        promising = population.promising[places, slots]
+        if population is self._fluent:
+            return {"promising": promising[:, :, :_LIKELY_CANDIDATES], "others": promising}
+        others = np.broadcast_to(self._allowed, (*promising.shape[:2], len(self._allowed)))
+        return {"promising": promising[:, :, : self._settings.candidates], "others": others}
 
-    def _put_aside(self, place: int) -> None:
+    def _fill_promising(self, population: Population, places: np.ndarray, slots: np.ndarray) -> None:
+        """Put the tokens to try in order of slope, where that was not done before."""
+        new = ~population.has_promising[places, slots]
+        places, slots = places[new], slots[new]
+        if not len(places):
+            return
+        slopes = self._evaluator.gradient(
+            torch.from_numpy(population.ids[places, slots]),
+            torch.from_numpy(places),
+            torch.from_numpy(population.position[places, slots]),
+            self._vocabulary.ids,
+        )
+        if population is self._fluent:
+            likely = torch.from_numpy(population.promising[places, slots])
+            best = likely.gather(2, slopes.gather(2, likely).argsort(dim=2, descending=True, stable=True))
+        else:
+            best = slopes.topk(population.promising.shape[3], dim=2).indices
+        population.promising[places, slots] = self._allowed[best.numpy()]
+        population.has_promising[places, slots] = True
+
+    def _operate(self, population: Population, children: Ids, parents: Parents) -> np.ndarray:
+        """Change the children, each column of them by one operator, and return which."""
+        gain = self._gain[id(population)]
+        shares = _LEAST_SHARE + np.array(list(gain.values())) / sum(gain.values())
+        made_by = self._rng.choice(len(gain), size=children.shape[1], p=shares / shares.sum())
+        for number, name in enumerate(gain):
+            columns = np.flatnonzero(made_by == number)
+            if len(columns):
+                part = children[:, columns]
+                OPERATORS[name](part, parents, self._rng)
+                children[:, columns] = part
+        return made_by
+
+    def _renew(self, children: Ids, parents: Parents) -> None:
+        """Change children that were tried before, or are twice among these, once more."""
+        flat = children.reshape(-1, children.shape[2])
+        old = np.arange(len(flat))
+        for attempt in range(_ATTEMPTS + 1):
+            hashes = (flat[old] * self._factors).sum(axis=1).tolist()
+            is_old = np.zeros(len(old), bool)
+            for row, code in enumerate(hashes):
+                is_old[row] = code in self._tried
+                self._tried.add(code)
+            old = old[is_old]
+            if not len(old) or attempt == _ATTEMPTS:
+                return
+            parent = old // children.shape[1]
+            span = parents.last[parent] - parents.place[parent] + 1
+            where = parents.place[parent] + (self._rng.random(len(old)) * span).astype(np.int64)
+            tokens = parents.others[parent, where]
+            flat[old, where] = tokens[np.arange(len(old)), self._rng.integers(tokens.shape[1], size=len(old))]
+
+    def _reward(self, population: Population, made_by: np.ndarray, better: np.ndarray) -> None:
+        """Let operators whose children are better make more of them."""
+        gain = self._gain[id(population)]
+        for number, name in enumerate(gain):
+            mine = better[:, made_by == number]
+            if mine.size:
+                gain[name] = 0.9 * gain[name] + 0.1 * float(mine.mean())
+
+    def _sweep(self, place: int, slot: int, at: int, children: Ids) -> None:
+        """Make a best sequence's children its next single swaps; none comes twice while it is the best."""
+        begin = self._swept[place, at]
+        tokens = self._free.promising[place, slot, at, begin : begin + len(children)]
+        self._swept[place, at] += len(tokens)
+        children[: len(tokens)] = self._free.ids[place, slot]
+        children[np.arange(len(tokens)), at] = tokens
+
+    # --- admission -------------------------------------------------------------------------------------------------
+
+    def _try(self, places: np.ndarray, children: Ids, origin: np.ndarray, shared: int = 0) -> Brood:
+        """Score children of some features, and admit the best to the populations of all."""
+        rows, siblings, length = children.shape
+        flat = torch.from_numpy(children.reshape(-1, length))
+        scores = self._evaluator.score(flat, shared, siblings if shared else 1)
+        self._admit(places, children, origin, scores)
+        value, position = (
+            found.numpy().reshape(rows, siblings, -1)[np.arange(rows), :, places]
+            for found in (scores.value, scores.position)
+        )
+        return Brood(places=places, ids=children, origin=origin, value=value, position=position)
+
+    def _admit(self, places: np.ndarray, children: Ids, origin: np.ndarray, scores: Scores) -> None:
+        """Let the best live on: what was tried for one feature, another may fire on more."""
+        siblings, flat = children.shape[1], children.reshape(-1, children.shape[2])
+        value, position = scores.value.numpy(), scores.position.numpy()
+        most = min(2 * self._settings.population, len(flat))
+        hopeful = np.argpartition(-value, most - 1, axis=0)[:most]
+        own = {int(place): row for row, place in enumerate(places)}
+        for place in range(len(self._free.ids)):
+            rows = hopeful[:, place]
+            if not self._settings.harvest:
+                rows = np.arange(siblings) + siblings * own[place] if place in own else rows[:0]
+            rows = rows[value[rows, place] > self._free.value[place].min()]
+            if len(rows):
+                rows = rows[np.argsort(-value[rows, place], kind="stable")]
+                names = np.where(places[rows // siblings] == place, origin[rows // siblings], _ANOTHER)
+                self._admit_to(place, flat[rows], value[rows, place], position[rows, place], names)
+
+    def _admit_to(self, place: int, ids: Ids, value: np.ndarray, position: np.ndarray, origin: np.ndarray) -> None:
+        """Admit sequences to a feature's population, best first, if they are text and better than the worst."""
+        free, known = self._free, self._free.known(place)
+        sequences = [tuple(one) for one in ids.tolist()]
+        best = free.value[place].max()
+        for row, text in enumerate(self._vocabulary.texts(sequences)):
+            worst = int(free.value[place].argmin())
+            if text is not None and value[row] > free.value[place, worst] and sequences[row] not in known:
+                known.add(sequences[row])
+                free.put(place, worst, ids[row], float(value[row]), int(position[row]))
+                free.origin[place, worst], free.found_at[place, worst] = origin[row], self._spent
+        now = float(free.value[place].max())
+        if now > best:
+            self._stale[place] = self._swept[place] = 0
+            line = self._convergence[place]
+            if not line or now > line[-1][1]:
+                line.append((self._spent, now))
+
+    def _admit_fluent(self, brood: Brood, bars: np.ndarray) -> np.ndarray:
+        """Run whole what is text, new and above its bar, strongest first, and keep the best of each level."""
+        most, picked = self._settings.children // 2, []
+        for row, place in enumerate(brood.places):
+            order = np.argsort(-brood.value[row], kind="stable")
+            order = order[brood.value[row, order] > bars[row]][: 2 * most]
+            seen = self._fluent.known(int(place))
+            fresh = []
+            for column in order:
+                if (ids := tuple(brood.ids[row, column].tolist())) not in seen:
+                    seen.add(ids)
+                    fresh.append(column)
+            texts = self._vocabulary.texts(brood.ids[row, fresh].tolist())
+            picked += [(row, column) for column, text in zip(fresh, texts, strict=True) if text is not None][:most]
+        return self._fluent.admit(brood, picked, self._measure, self._spent)
+
+    def _measure(self, ids: Ids) -> Fluency:
+        return self._evaluator.fluency(torch.from_numpy(ids), self._vocabulary.ids, LIKELY)
+
+    # --- populations that end --------------------------------------------------------------------------------------
+
+    @property
+    def _spent(self) -> int:
+        """Token-evaluations of one feature so far."""
+        return self._evaluator.token_evaluations // len(self._evaluator.features)
+
+    def _begin_stale(self) -> None:
+        """Put populations aside that no longer improve, and begin them anew; the last ones stay."""
+        stale = np.flatnonzero(self._stale > self._settings.patience)
+        if len(stale) and not self._is_last:
+            for place in stale:
+                self._put_aside(self._free, int(place))
+            self._begin(stale)
+
+    def _put_aside(self, population: Population, place: int) -> None:
         """Keep what a population came to."""
-        spent = self._evaluator.token_evaluations // len(self._ids)
-        for ids, value, position in zip(self._ids[place], self._value[place], self._position[place], strict=True):
-            if value > -np.inf:
-                found = Found(
-                    ids=tuple(ids.tolist()),
-                    value=float(value),
-                    position=int(position),
-                    provenance=self._origin[place],
-                    evaluations=spent,
-                )
-                self._elites[place].setdefault(found.ids, found)
+        for slot in np.flatnonzero(population.value[place] > -np.inf):
+            surprise = float(population.cross_entropy[place, slot])
+            found = Found(
+                ids=tuple(population.ids[place, slot].tolist()),
+                value=float(population.value[place, slot]),
+                position=int(population.position[place, slot]),
+                provenance=str(population.origin[place, slot]),
+                evaluations=int(population.found_at[place, slot]),
+                cross_entropy=None if np.isnan(surprise) else surprise,
+            )
+            self._elites[place].setdefault(found.ids, found)
 
-    def _gather(self) -> None:
+    def _gather(self, everyone: np.ndarray) -> None:
         """Make the last populations of the best of all before."""
         self._is_last = True
-        for place in range(len(self._ids)):
-            self._put_aside(place)
-            best = sorted(self._elites[place].values(), key=lambda found: -found.value)[: self._ids.shape[1]]
-            for row, found in enumerate(best):
-                self._ids[place, row], self._value[place, row] = found.ids, found.value
-                self._position[place, row] = found.position
+        for place in everyone:
+            self._put_aside(self._free, place)
+            best = sorted(self._elites[place].values(), key=lambda found: -found.value)
+            self._free.clear(place)
+            for slot, found in enumerate(best[: self._settings.population]):
+                self._free.put(place, slot, np.array(found.ids), found.value, found.position)
+                self._free.origin[place, slot], self._free.found_at[place, slot] = found.provenance, found.evaluations
+
+    def _outcome(self, place: int) -> Searched:
+        for population in (self._fluent, self._free):  # of the same sequence, that which knows more
+            self._put_aside(population, place)
+        single = None
+        if self._single_tokens is not None:
+            best = int(self._single_tokens[:, place].argmax())
+            single = int(self._allowed[best]), float(self._single_tokens[best, place])
+        return Searched(
+            found=tuple(sorted(self._elites[place].values(), key=lambda found: -found.value)),
+            token_evaluations=self._spent,
+            convergence=tuple(self._convergence[place]),
+            single_token=single,
+            relaxation=self._relaxations[place],
+        )

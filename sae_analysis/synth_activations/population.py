@@ -1,0 +1,60 @@
+"""Sequences that live on, side by side for all features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_analysis.synth_activations.operators import Ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brood:
+    """Sequences tried for some features, and what each does to the feature that it was tried for."""
+
+    places: np.ndarray
+    """Of the features among those searched for ``[rows]``."""
+
+    ids: Ids
+    """``[rows, siblings, seq]``."""
+
+    origin: np.ndarray
+    """What their populations began with ``[rows]``."""
+
+    value: np.ndarray
+    position: np.ndarray
+    """``[rows, siblings]``."""
+
+
+class Population:
+    """A number of slots for each feature, each with a sequence and what is known of it; an empty one has -inf.
+
+    A sequence never stands in two slots of a feature.
+    """
+
+    def __init__(self, features: int, slots: int, length: int, candidates: int) -> None:
+        """Begin empty; ``candidates`` tokens to try are kept for each place of a sequence."""
+        self.ids = np.zeros((features, slots, length), np.int64)
+        self.value = np.full((features, slots), -np.inf)
+        self.position = np.zeros((features, slots), np.int64)
+        """Where each fires."""
+        self.origin = np.full((features, slots), "", object)
+        self.cross_entropy = np.full((features, slots), np.nan)
+        self.found_at = np.zeros((features, slots), np.int64)
+        """Token-evaluations of its feature when each came."""
+        self.promising = np.zeros((features, slots, length, candidates), np.int64)
+        """Tokens to try in each place, the best first; only where ``has_promising``."""
+        self.has_promising = np.zeros((features, slots), bool)
+
+    def clear(self, places: np.ndarray) -> None:
+        """Empty the slots of some features."""
+        self.value[places] = -np.inf
+
+    def known(self, place: int) -> set[tuple[int, ...]]:
+        """Return a feature's sequences."""
+        return {tuple(ids) for ids in self.ids[place][self.value[place] > -np.inf].tolist()}
+
+    def put(self, place: int, slot: int, ids: Ids, value: float, position: int) -> None:
+        """Replace what is in a slot; what else is known of it is the caller's to say."""
+        self.ids[place, slot], self.value[place, slot], self.position[place, slot] = ids, value, position
+        self.cross_entropy[place, slot] = np.nan
+        self.has_promising[place, slot] = False

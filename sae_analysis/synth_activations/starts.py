@@ -1,0 +1,51 @@
+"""What populations begin with, each source in its turn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sae_analysis.synth_activations.operators import Ids
+
+SOURCES = ("real text", "single tokens", "random")
+"""In the order of their turns."""
+
+_SHARE_OF_BEST = 0.5
+"""Share of the best single tokens in sequences made of them; the rest is random."""
+
+
+class Starts:
+    """Makes sequences to begin with; every source has its turn, so that no lineage takes over."""
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        allowed: np.ndarray,
+        single_tokens: np.ndarray | None,
+        seeds: Sequence[Sequence[Sequence[int]]],
+        rng: np.random.Generator,
+    ) -> None:
+        """Prepare; ``single_tokens [allowed, features]`` are values, ``seeds`` real text for each feature."""
+        self._sources, self._allowed, self._single_tokens = sources, allowed, single_tokens
+        self._seeds, self._rng = seeds, rng
+        self._turn = [0] * len(seeds)
+
+    def next(self, place: int, count: int, length: int) -> tuple[str, Ids]:
+        """Return the source whose turn it is with a feature, and sequences ``[count, length]``."""
+        sources = [source for source in self._sources if source != "real text" or self._seeds[place]]
+        source = sources[self._turn[place] % len(sources)]
+        self._turn[place] += 1
+        rows = self._rng.choice(self._allowed, size=(count, length))
+        if source == "real text":
+            self._lay_real_text(rows, self._seeds[place])
+        elif source == "single tokens" and self._single_tokens is not None:
+            best = self._allowed[np.argsort(-self._single_tokens[:, place], kind="stable")[:count]]
+            is_best = self._rng.random(rows.shape) < _SHARE_OF_BEST
+            is_best[:, -1] = True
+            rows = np.where(is_best, self._rng.choice(best, size=rows.shape), rows)
+        return source, rows
+
+    def _lay_real_text(self, rows: Ids, seeds: Sequence[Sequence[int]]) -> None:
+        """Put the end of a text, where it fired, at the end of each row as far as there are texts."""
+        for row, pick in enumerate(self._rng.permutation(len(seeds))[: len(rows)]):
+            end = list(seeds[pick])[-rows.shape[1] :]
+            rows[row, -len(end) :] = end
