@@ -1,15 +1,20 @@
-"""Results on disk: records to JSON and back, with nothing lost on the way."""
+"""Results on disk: records to JSON and back, with nothing lost on the way, finished or half-way."""
 
 import dataclasses
 import json
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from sae_analysis.errors import OutputError
 from sae_analysis.files import write_whole
-from sae_analysis.records import SCHEMA_VERSION, AnalysisResult
+from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, FeatureStats
+
+_UNFINISHED = ".unfinished.jsonl"
+_FINGERPRINT_DIGITS = 12
+"""Of a run's fingerprint, in the name of the file of its finished features; the whole of it is inside."""
 
 
 def write_result(result: AnalysisResult, path: Path) -> None:
@@ -47,6 +52,80 @@ def read_result(path: Path) -> AnalysisResult:
         return _record(content, AnalysisResult)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(f"Result {path} lacks what it should hold ({error}). Run the analysis again.") from None
+
+
+class FinishedFeatures:
+    """The finished features of a run that has not ended, one a line of JSON, in a file of the run's own.
+
+    A run is known by its fingerprint, which is part of the file's name, so that two runs never write into one file.
+    """
+
+    def __init__(self, folder: Path, analysis: str, fingerprint: str) -> None:
+        """Name the file; nothing is read or written."""
+        self.path = folder / f"{analysis}-{fingerprint[:_FINGERPRINT_DIGITS]}{_UNFINISHED}"
+        self._head = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint}
+        self._others = f"{analysis}-*{_UNFINISHED}"
+
+    def others(self) -> list[Path]:
+        """Return the files of other runs of this analysis in the folder."""
+        return sorted(path for path in self.path.parent.glob(self._others) if path != self.path)
+
+    def read(self) -> tuple[dict[int, FeatureStats], bool]:
+        """Return the features by index, and whether the file was damaged; what is damaged is taken off its end.
+
+        Raises:
+            OutputError: the file cannot be read or mended, or holds the features of another run.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was never finished
+        except FileNotFoundError:
+            return {}, False
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read: {error.strerror}. Remove it to begin anew.") from None
+        sound: list[bytes] = []
+        features: dict[int, FeatureStats] = {}
+        for line in lines:
+            try:
+                content = json.loads(line)
+                if sound:
+                    stats = _record(content, FeatureStats)
+                    features[stats.feature_idx] = stats
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+                break
+            if not sound and content != self._head:
+                raise OutputError(f"{self.path} holds features of another run: move it away.")
+            sound.append(line)
+        mended = b"".join(line + b"\n" for line in sound) or _line(self._head)
+        if is_damaged := self.path.read_bytes() != mended:
+            write_whole(self.path, mended)
+        return features, is_damaged
+
+    def add(self, features: Sequence[FeatureStats]) -> None:
+        """Write features behind those that are there, and return when the disk has them.
+
+        Raises:
+            OutputError: the file cannot be written to.
+        """
+        content = [_plain(stats) for stats in features]
+        try:
+            if not self.path.exists():
+                content.insert(0, self._head)
+            with self.path.open("ab") as file:
+                file.write(b"".join(_line(one) for one in content))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror}. Free space or choose another --output."
+            ) from None
+
+    def remove(self) -> None:
+        """Remove the file: the run has ended and its result is written."""
+        self.path.unlink(missing_ok=True)
+
+
+def _line(content: Any) -> bytes:  # noqa: ANN401
+    return _dump(content).encode(errors="backslashreplace") + b"\n"
 
 
 def _dump(content: Any) -> str:  # noqa: ANN401 - whatever JSON can hold

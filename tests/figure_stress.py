@@ -9,8 +9,16 @@ import numpy as np
 import record_factory as make
 from PIL import Image
 
-from sae_analysis.records import FeatureStats, Histogram
-from sae_analysis.visualizer import Header, Page, feature_page, statistics_page, summary_page, write_page
+from sae_analysis.records import FeatureStats, Histogram, Relaxation
+from sae_analysis.visualizer import (
+    Header,
+    Page,
+    feature_page,
+    search_page,
+    statistics_page,
+    summary_page,
+    write_page,
+)
 
 LONG_NAME = "a-company/" + "a-model-with-a-very-long-name-" * 4
 
@@ -83,6 +91,80 @@ def hostile_features() -> dict[str, FeatureStats]:
     }  # fmt: skip
 
 
+def hostile_searches() -> dict[str, FeatureStats]:
+    """Return what may come out of a search, by name."""
+
+    def given(*tokens: str, **fields: object) -> FeatureStats:
+        return make.synthetic_stats(examples=(make.synthetic_example(tokens, **fields),))
+
+    def found(**fields: object) -> FeatureStats:
+        return make.synthetic_stats(search=make.search(**fields))
+
+    words = make.window(12)
+    doubtful = tuple(
+        make.synthetic_example(words, 4, 9.0 - at, is_sink=at % 2 == 0, is_text=at < 1, seed=at, token_ids=(at,) * 12,
+                               attribution=tuple(lost * (9.0 - at) for lost in (0, -0.1, 0.5, 1, 1.7, -2) * 2))
+        for at in range(3)
+    )  # fmt: skip
+    scripts = tuple(
+        make.synthetic_example(tokens, 3, 10 - at / 3, seed=at, provenance=name, token_ids=(at,) * len(tokens))
+        for at, (name, tokens) in enumerate(make.SCRIPTS.items())
+    )
+    below = make.synthetic_example(words, 5, activations=[-7.0 if at == 5 else -at % 4 / 2 for at in range(12)])
+    unread = {"cross_entropy": None, "attribution": ()}
+    steps = tuple(
+        make.synthetic_example(words, 5, at / 3, cross_entropy=at / 4, token_ids=(at,)) for at in range(1, 31)
+    )
+    return {
+        "usual": make.synthetic_stats(),
+        "one-example": make.synthetic_stats(example_count=1),
+        "fifty-examples": make.synthetic_stats(example_count=50),
+        "five-tokens": make.synthetic_stats(length=5),
+        "long": make.synthetic_stats(length=512),
+        "one-token": given(" ship", peak=0, **unread),
+        "unfired": make.unfired_stats(),
+        "unfired-without-examples": make.unfired_stats(examples=(), token_count=0),
+        "doubtful": make.synthetic_stats(examples=doubtful),
+        "scripts": make.synthetic_stats(examples=scripts),
+        "odd-tokens": given("x" * 80, "\n", " ", "", "\u202e", "<0xE4>", "$\\frac{", peak=0, provenance="y" * 60),
+        "long-provenance": given(*words, provenance="continuations of real text by the language model itself"),
+        "below-zero": make.synthetic_stats(
+            examples=(below,), max_activation=0.0, min_activation=-7.0, negative_count=9, active_count=9,
+            search=make.search(scale=-7.0, convergence=((10, -1.0), (900, -7.0)), relaxation=None,
+                               frontier=(replace(below, token_ids=(1,)),)),
+        ),
+        "tiny": make.synthetic_stats(scale=1e-6),
+        "huge": make.synthetic_stats(scale=1e6),
+        "no-frontier": make.synthetic_stats(examples=(make.synthetic_example(words, **unread),),
+                                            search=make.search(frontier=())),
+        "frontier-of-one": found(frontier=(make.synthetic_example(words, 5, 10.0, cross_entropy=0.0),)),
+        "frontier-of-thirty": found(frontier=steps),
+        "no-single-token": found(single_token=(" a", 0.0)),
+        "single-token-is-best": found(convergence=((1, 10.0),), single_token=("\n", 10.0), token_evaluations=1),
+        "nothing-recorded": found(convergence=(), frontier=(), relaxation=None, token_evaluations=0),
+        "free-of-charge": found(convergence=((0, 3.0), (10**12, 10.0)), token_evaluations=10**12),
+        "relaxed-to-nothing": found(relaxation=Relaxation(relaxed=-0.4, discrete=-2.0)),
+        "relaxed-without-activation": found(relaxation=Relaxation(relaxed=0.0, discrete=0.0)),
+    }  # fmt: skip
+
+
+def _search_pages(header: Header) -> Iterator[tuple[str, Callable[[], Page]]]:
+    hostile = {at: replace(stats, feature_idx=at) for at, stats in enumerate(hostile_searches().values())}
+    many = {at * 997: make.synthetic_stats(at * 997, seed=at, example_count=1, scale=1 + at) for at in range(200)}
+    unfired = {at: make.unfired_stats(at) for at in range(3)}
+    for name, stats in hostile_searches().items():
+        yield f"feature-searched-{name}", lambda stats=stats: feature_page(stats, header, "synthetic")
+    for page in (1, 2):
+        yield f"summary-searched-{page}", lambda page=page: summary_page(hostile, page, header, "synthetic")
+    yield "summary-searched-many", lambda: summary_page(many, 17, header, "synthetic")
+    yield "search", lambda: search_page(dict(list(many.items())[:40]), header)
+    yield "search-many", lambda: search_page(many, header)
+    yield "search-hostile", lambda: search_page(hostile, header)
+    yield "search-one", lambda: search_page({7: make.synthetic_stats()}, header)
+    yield "search-unfired", lambda: search_page(unfired, header)
+    yield "search-nothing", lambda: search_page({7: hostile_searches()["nothing-recorded"]}, header)
+
+
 def pages() -> Iterator[tuple[str, Callable[[], Page]]]:
     """Yield the name of each page and what draws it."""
     header = Header.of(make.result())
@@ -107,6 +189,7 @@ def pages() -> Iterator[tuple[str, Callable[[], Page]]]:
     dead = make.dictionary(density=nothing, max_activation=nothing, encoder_decoder_cosine=nothing, dead_count=4096,
                            dense_count=0, decoder_norm=narrow, l0_by_position=(0.0,) * 16)  # fmt: skip
     yield "statistics-all-dead", lambda: statistics_page(dead, {}, header)
+    yield from _search_pages(replace(header, corpus="", fit=None))
 
 
 def as_seen(picture: Image.Image, eye: str) -> Image.Image:
@@ -124,7 +207,7 @@ def main(folder: Path) -> None:
     """Draw all pages, and the usual one as others see it."""
     for name, draw in pages():
         write_page(draw(), folder / f"{name}.png")
-    for name in ("feature-both-signs", "summary-hostile-1"):
+    for name in ("feature-both-signs", "summary-hostile-1", "feature-searched-doubtful", "search"):
         with Image.open(folder / f"{name}.png") as picture:
             for eye in ("grey", "half", *COLOUR_VISION):
                 as_seen(picture, eye).save(folder / f"{name}-{eye}.png")

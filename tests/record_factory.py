@@ -12,10 +12,13 @@ from sae_analysis.records import (
     AnalysisResult,
     DictionaryStats,
     ExampleBand,
+    FeatureSearch,
     FeatureStats,
     Fit,
     Histogram,
     Provenance,
+    Relaxation,
+    Synthesis,
     TokenActivity,
     TokenValues,
 )
@@ -164,6 +167,88 @@ def dead_stats(feature: int = 3, **fields: Any) -> FeatureStats:
         "example_bands": (), "top_tokens": (),
     }  # fmt: skip
     return stats(feature, **nothing | fields)
+
+
+PROVENANCES = ("random", "single tokens", "real text", "other feature", "relaxed")
+
+
+def synthesis(length: int = 12, *, top: float = 10.0, seed: int = 0, **fields: Any) -> Synthesis:
+    """Return how a synthetic example was come by; a few of its tokens carry it."""
+    chooser = random.Random(seed)
+    lost = [chooser.choice((0.0, 0.02, 0.1, 0.35, 0.8)) * top for _ in range(length)]
+    base: dict[str, Any] = {
+        "pre_activation": 1.04 * top, "cross_entropy": 8.2 + 2 * chooser.random(), "attribution": tuple(lost),
+        "is_text": True, "is_sink": False, "provenance": chooser.choice(PROVENANCES), "seed": seed,
+        "token_evaluations": int(10 ** chooser.uniform(3, 5)),
+    }  # fmt: skip
+    return Synthesis(**base | fields)
+
+
+def synthetic_example(
+    tokens: Sequence[str], peak: int = 2, top: float = 10.0, *, seed: int = 0, **fields: Any
+) -> ActivationExample:
+    """Return a sequence that was searched for; fields of its synthesis and of the example may be given together."""
+    own = {name: fields.pop(name) for name in list(fields) if name in Synthesis.__slots__}
+    origin = synthesis(len(tokens), top=top, seed=seed, **own)
+    return example(
+        tokens, peak, top, **{"source": origin.provenance, "source_position": 0, "synthesis": origin} | fields
+    )
+
+
+def search(*, scale: float = 10.0, seed: int = 0, **fields: Any) -> FeatureSearch:
+    """Return a search of a hundred thousand token-evaluations that ended at ``scale``."""
+    chooser = random.Random(seed)
+    spent = sorted({int(10 ** chooser.uniform(1.5, 4.9)) for _ in range(24)})
+    values = sorted(scale * chooser.uniform(0.3, 1.0) ** 0.5 for _ in spent[1:])
+    first = chooser.uniform(2.6, 4.0)
+    shares = sorted(chooser.uniform(0.2, 0.9) for _ in range(5))
+    frontier = tuple(
+        synthetic_example(window(12, seed + 40 + at), 7, scale * part, cross_entropy=first + 1.02 * at, seed=seed + at,
+                          token_ids=(-1 - at,) * 12)
+        for at, part in enumerate(shares)
+    )  # fmt: skip
+    relaxed, discrete = chooser.uniform(1.0, 1.6) * scale, chooser.uniform(0.4, 0.8) * scale
+    base: dict[str, Any] = {
+        "token_evaluations": 100_000, "convergence": tuple(zip(spent, [*values, scale], strict=True)),
+        "single_token": (" vessel", scale * chooser.uniform(0.5, 0.9)), "frontier": frontier,
+        "relaxation": Relaxation(relaxed=relaxed, discrete=discrete),
+    }  # fmt: skip
+    return FeatureSearch(**base | fields)
+
+
+def synthetic_stats(
+    feature: int = 7, *, example_count: int = 5, length: int = 12, scale: float = 10.0, seed: int = 0, **fields: Any
+) -> FeatureStats:
+    """Return a feature that was searched for; its counts are those of its examples' tokens."""
+    items = tuple(
+        synthetic_example(window(length, seed + at), length // 2 + at % 3, scale * (1 - at / (3 * example_count)),
+                          seed=seed + at, token_ids=(at, *range(length - 1)))
+        for at in range(example_count)
+    )  # fmt: skip
+    found = search(scale=scale, seed=seed)
+    best = replace(items[0], synthesis=replace(items[0].synthesis, token_evaluations=found.convergence[-1][0]))
+    items, found = (best, *items[1:]), replace(found, frontier=(*found.frontier, best))
+    values = [value for item in items for value in item.activations]
+    fired = [value for value in values if value]
+    base: dict[str, Any] = {
+        "example_count": example_count, "scale": scale, "seed": seed, "examples": items, "example_bands": (),
+        "token_count": len(values), "active_count": len(fired), "density": len(fired) / len(values),
+        "sparsity": 1 - len(fired) / len(values), "position_token_counts": (),
+        "position_histogram": Histogram(edges=(), counts=()),
+        "search": found,
+    }  # fmt: skip
+    return stats(feature, **base | fields)
+
+
+def unfired_stats(feature: int = 3, **fields: Any) -> FeatureStats:
+    """Return a feature that no sequence fired: the closest ones stay below the SAE's threshold."""
+    closest = tuple(
+        synthetic_example(window(8, at), 5, activations=[0.0] * 8, pre_activation=-0.31 - at / 10, seed=at,
+                          attribution=(0.0,) * 8, token_ids=(at,) * 8)
+        for at in range(3)
+    )  # fmt: skip
+    nothing = search(convergence=(), single_token=(" vessel", 0.0), frontier=(), relaxation=None)
+    return dead_stats(feature, **{"token_count": 24, "examples": closest, "search": nothing} | fields)
 
 
 def fit(**fields: Any) -> Fit:

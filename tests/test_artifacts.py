@@ -11,10 +11,10 @@ import record_factory as make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_analysis.artifacts import read_result, write_result
+from sae_analysis.artifacts import FinishedFeatures, read_result, write_result
 from sae_analysis.errors import OutputError
 from sae_analysis.files import prepare_folder, write_whole
-from sae_analysis.records import SCHEMA_VERSION, Histogram
+from sae_analysis.records import SCHEMA_VERSION, FeatureSearch, Histogram, Relaxation
 
 RESULT = make.result(
     [make.stats(7), make.dead_stats(3)],
@@ -272,3 +272,95 @@ def test_an_output_folder_that_is_read_only(tmp_path, monkeypatch):
     assert refusal(prepare_folder, tmp_path) == (
         f"Output folder {tmp_path} cannot be written to: Permission denied. Choose another with --output."
     )
+
+
+# --- a run that has not ended --------------------------------------------------------------------------------------
+
+ONE, TWO, THREE = make.stats(7), make.dead_stats(3), make.stats(12)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The finished features of a run, two of them."""
+    finished = FinishedFeatures(tmp_path, "synthetic", "ab" * 32)
+    finished.add([ONE, TWO])
+    return finished
+
+
+def test_finished_features_read_back_equal_and_more_can_be_added(begun):
+    assert begun.path.name == "synthetic-abababababab.unfinished.jsonl"
+    assert begun.read() == ({7: ONE, 3: TWO}, False)
+    begun.add([THREE])
+    assert begun.read() == ({7: ONE, 3: TWO, 12: THREE}, False)
+    assert begun.path.read_bytes().count(b"\n") == 4, "the head and one line a feature"
+    begun.remove()
+    begun.remove()
+    assert begun.read() == ({}, False)
+
+
+def test_features_searched_for_read_back_equal(tmp_path):
+    search = FeatureSearch(
+        token_evaluations=9,
+        convergence=((1, 0.5), (4, 2.0)),
+        single_token=(" the", 1.5),
+        frontier=ONE.examples[:1],
+        relaxation=Relaxation(relaxed=3.0, discrete=2.0),
+    )
+    finished = FinishedFeatures(tmp_path, "synthetic", "cd" * 32)
+    finished.add([replace(ONE, search=search)])
+    assert finished.read() == ({7: replace(ONE, search=search)}, False)
+
+
+def test_every_cut_of_the_file_keeps_whole_features_and_can_be_gone_on_from(begun):
+    whole = begun.path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    for size in {0, 1, *ends, *(end - 1 for end in ends), *(end + 5 for end in ends[:-1])}:
+        begun.path.write_bytes(whole[:size])
+        features, is_damaged = begun.read()
+        kept = sum(end <= size for end in ends)
+        assert list(features.values()) == [ONE, TWO][: max(0, kept - 1)]
+        assert is_damaged == (size not in ends)
+        begun.add([THREE])
+        assert begun.read() == (features | {12: THREE}, False)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[1]", b'{"feature_idx": 1}', b"\xff\xfe", b"[" * 100_000, b""])
+def test_what_stands_before_the_damage_is_kept(begun, damage):
+    head, first, second = begun.path.read_bytes().splitlines()
+    begun.path.write_bytes(b"\n".join([head, first, damage, second, b""]))
+    assert begun.read() == ({7: ONE}, True)
+    assert begun.read() == ({7: ONE}, False), "it is mended"
+
+
+def test_a_file_of_another_run_is_refused_and_left_as_it_is(begun):
+    other = FinishedFeatures(begun.path.parent, "synthetic", "ab" * 20 + "cd" * 12)
+    assert other.path == begun.path
+    content = begun.path.read_bytes()
+    assert refusal(other.read) == f"{begun.path} holds features of another run: move it away."
+    assert begun.path.read_bytes() == content
+
+
+def test_other_runs_have_files_of_their_own(begun, tmp_path):
+    other = FinishedFeatures(tmp_path, "synthetic", "cd" * 32)
+    assert other.read() == ({}, False)
+    assert other.others() == [begun.path]
+    other.add([THREE])
+    assert begun.others() == [other.path]
+    other.remove()
+    assert begun.read()[0] == {7: ONE, 3: TWO}
+
+
+def test_features_that_cannot_be_written_are_one_line(begun, monkeypatch):
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert refusal(begun.add, [THREE]) == (
+        f"{begun.path} cannot be written: No space left on device. Free space or choose another --output."
+    )
+
+
+def test_features_that_cannot_be_read_are_one_line(tmp_path):
+    finished = FinishedFeatures(tmp_path, "synthetic", "ab" * 32)
+    finished.path.mkdir()
+    assert refusal(finished.read) == f"{finished.path} cannot be read: Is a directory. Remove it to begin anew."

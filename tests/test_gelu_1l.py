@@ -19,7 +19,7 @@ pytest.importorskip("transformer_lens")
 from sae_analysis import main as command_line
 from sae_analysis.artifacts import read_result
 
-ROOT = Path(command_line.__file__).resolve().parents[1]
+ROOT = Path(command_line.__file__).resolve().parents[2]
 D_MODEL, D_MLP, HEADS, D_HEAD, CONTEXT, VOCAB = 512, 2048, 8, 64, 1024, 320
 RANK = 96
 REVISION = "0123456789abcdef0123456789abcdef01234567"

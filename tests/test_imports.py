@@ -27,6 +27,7 @@ COMPUTING = (
     "sae_analysis.sae_formats",
     "sae_analysis.reconstruction",
     "sae_analysis.real_activations",
+    "sae_analysis.synth_activations",
 )
 
 REPORT = "import sys; print(*(name for name in {heavy} if name in sys.modules), file=sys.stderr)"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ import torch
 from conftest import D_MODEL, D_SAE, LAYERS, TEXTS, make_sae, topk_weights
 
 from sae_analysis import main as command_line
-from sae_analysis.artifacts import read_result
+from sae_analysis.artifacts import read_result, write_result
 from sae_analysis.feature_selection import GRAMMAR
 from sae_analysis.main import main
 
-ROOT = Path(command_line.__file__).resolve().parents[1]
+ROOT = Path(command_line.__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +188,7 @@ def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkey
 # --- help ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["real", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["real", "--help"], ["synthetic", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\nfrom sae_analysis.main import main\n"
@@ -196,7 +197,7 @@ def test_help_imports_nothing_heavy(arguments):
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stderr == "\n"
-    assert "real" in found.stdout
+    assert arguments[0].removeprefix("--help") in found.stdout
 
 
 def test_help_names_every_default_and_no_absent_one(capsys):
@@ -511,3 +512,373 @@ def test_ctrl_c_ends_with_130_and_leaves_the_old_result(typed, tmp_path, capsys,
     assert main(typed()) == 130
     assert capsys.readouterr() == ("", "Interrupted; what was written before is whole.\n")
     assert old.read_text() == "what an earlier run wrote"
+
+
+# --- synthetic -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searching(model_folder, fitting_sae_folder, tmp_path):
+    """Return the arguments of a short search that works, with what a test changes, as ``typed`` does."""
+
+    def arguments(*extra, **changes):
+        options = {
+            "model": model_folder,
+            "sae": fitting_sae_folder,
+            "features": "0-4",
+            "seq_len": 4,
+            "budget": 600,
+            "n_steps": 2,
+            "batch_size": 2,
+            "output": tmp_path / "out",
+        } | changes
+        pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None)
+        return ["synthetic", *(part for pair in pairs for part in pair), "--no-figures", *extra]
+
+    return arguments
+
+
+def synthetic_result(tmp_path):
+    return read_result(tmp_path / "out" / "synthetic.json")
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_search_writes_its_result_and_prints_the_header(
+    searching, tmp_path, capsys, model_folder, fitting_sae_folder
+):
+    assert main(searching()) == 0
+    printed = capsys.readouterr()
+    result = synthetic_result(tmp_path)
+    beyond = sum(stats.max_activation > 1.001 * stats.search.single_token[1] for stats in result.features)
+    assert printed.out.splitlines() == [
+        f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
+        f"{D_SAE} features",
+        f"Model:    {model_folder}, float32 on cpu",
+        "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
+        "BOS:      not prepended (its tokenizer adds none)",
+        "Text:     none to begin with",
+        "Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0",
+        f"Features: 5 of 5 were made to fire, {beyond} of them harder than by any token alone",
+        f"Wrote 1 files to {tmp_path / 'out'}:",
+        f"  {tmp_path / 'out' / 'synthetic.json'}",
+    ]
+    assert printed.err == ""
+    assert [stats.feature_idx for stats in result.features] == [0, 1, 2, 3, 4]
+    assert names_in(tmp_path / "out") == ["synthetic.json"]
+
+
+def test_a_search_as_typed_finds_the_same_and_says_nothing_on_stderr(searching, tmp_path):
+    assert main(searching()) == 0
+    first = synthetic_result(tmp_path)
+    found = as_typed(searching())
+    assert (found.returncode, found.stderr) == (0, "")
+    assert synthetic_result(tmp_path).features == first.features
+
+
+def test_the_package_of_the_command_runs_as_a_module(searching):
+    arguments = [sys.executable, "-m", "sae_analysis.main", *searching(features="9999")]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
+
+
+def test_search_options_reach_the_result(searching, tmp_path):
+    changes = {"learning_rate": 0.3, "fluency": 0.5, "seed": 3, "max_examples": 1, "bos": "always", "features": "7"}
+    assert main(searching(**changes, hook="blocks.2.hook_resid_pre")) == 0
+    result = synthetic_result(tmp_path)
+    assert dict(result.provenance.options) == {
+        "seq_len": 4,
+        "budget": 600,
+        "n_steps": 2,
+        "learning_rate": 0.3,
+        "fluency": 0.5,
+        "max_examples": 1,
+        "batch_size": 2,
+        "seed": 3,
+        "bos": "always",
+        "list_length": 10,
+        "real_windows": 0,
+    }
+    assert result.provenance.hook == "blocks.2.hook_resid_pre"
+    assert result.provenance.bos == "prepended, not counted (--bos always)"
+    assert [len(stats.examples) for stats in result.features] == [1]
+    assert all(len(example.token_ids) <= 4 for example in result.features[0].examples)
+
+
+def test_a_search_begins_with_the_corpus_or_with_a_real_result_of_it(searching, typed, tmp_path, corpus_file, capsys):
+    assert main(searching(corpus=corpus_file)) == 0
+    by_corpus = synthetic_result(tmp_path)
+    windows = by_corpus.provenance.options["real_windows"]
+    assert windows > 0
+    assert f"Text:     {corpus_file}: {windows:,} windows\n" in capsys.readouterr().out
+    assert main(typed(seq_len=128, features="0-4")) == 0
+    assert main(searching(real=tmp_path / "out" / "real.json")) == 0
+    by_result = synthetic_result(tmp_path)
+    assert by_result.features == by_corpus.features
+    assert by_result.provenance.corpus_sha256 == by_corpus.provenance.corpus_sha256 != ""
+
+
+def test_text_decides_where_features_are_asked_for_by_what_they_do(searching, typed, tmp_path, corpus_file):
+    assert main(typed(seq_len=128, features="top:3")) == 0
+    expected = [stats.feature_idx for stats in read_result(tmp_path / "out" / "real.json").features]
+    assert main(searching(corpus=corpus_file, features="top:3")) == 0
+    assert [stats.feature_idx for stats in synthetic_result(tmp_path).features] == expected
+    assert main(typed(seq_len=128, features="all")) == 0
+    assert main(searching(real=tmp_path / "out" / "real.json", features="dead:2")) == 0
+    assert [stats.feature_idx for stats in synthetic_result(tmp_path).features] == [32, 33]
+
+
+def test_pictures_of_a_search_are_asked_of_the_visualizer_and_listed(searching, tmp_path, monkeypatch, capsys):
+    from sae_analysis import visualizer
+
+    def draw(result, folder, kind, progress):
+        progress(1, 1)
+        return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
+
+    monkeypatch.setattr(visualizer, "visualize_features", draw)
+    assert main([part for part in searching(features="4") if part != "--no-figures"]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
+        f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n"
+    )
+
+
+def interrupted_after(monkeypatch, batches):
+    """Let Ctrl-C be pressed when that many batches have been searched."""
+    from sae_analysis.synth_activations import Search
+
+    run, left = Search.run, [batches]
+
+    def count_down(search, progress=None):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return run(search, progress)
+
+    monkeypatch.setattr(Search, "run", count_down)
+
+
+def searched_features(monkeypatch):
+    """Return a list that fills with the features that are searched."""
+    from sae_analysis.synth_activations import Search
+
+    run, seen = Search.run, []
+    monkeypatch.setattr(
+        Search, "run", lambda search, progress=None: (seen.extend(search._evaluator.features), run(search, progress))[1]
+    )
+    return seen
+
+
+def test_an_interrupted_search_goes_on_where_it_was_and_comes_to_the_same(searching, tmp_path, capsys, monkeypatch):
+    assert main(searching()) == 0
+    expected = synthetic_result(tmp_path).features
+    old = write(tmp_path / "out" / "synthetic.json", "what an earlier run wrote")
+    with monkeypatch.context() as during:
+        interrupted_after(during, 1)
+        capsys.readouterr()
+        assert main(searching()) == 130
+    assert capsys.readouterr() == (
+        "",
+        "2 of 5 features are finished; the same command goes on from there.\n"
+        "Interrupted; what was written before is whole.\n",
+    )
+    assert old.read_text() == "what an earlier run wrote"
+    assert len(names_in(tmp_path / "out")) == 2
+    searched = searched_features(monkeypatch)
+    assert main(searching()) == 0
+    assert capsys.readouterr().err == "Going on with an interrupted run: 2 of 5 features are finished.\n"
+    assert synthetic_result(tmp_path).features == expected
+    assert searched == [2, 3, 4]
+    assert names_in(tmp_path / "out") == ["synthetic.json"]
+
+
+def test_a_damaged_file_of_finished_features_costs_only_what_is_damaged(searching, tmp_path, capsys, monkeypatch):
+    assert main(searching()) == 0
+    expected = synthetic_result(tmp_path).features
+    with monkeypatch.context() as during:
+        interrupted_after(during, 2)
+        assert main(searching()) == 130
+    [kept] = (tmp_path / "out").glob("*.unfinished.jsonl")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    searched = searched_features(monkeypatch)
+    capsys.readouterr()
+    assert main(searching()) == 0
+    assert capsys.readouterr().err == (
+        f"{kept} is damaged; what stands before the damage is used.\n"
+        "Going on with an interrupted run: 3 of 5 features are finished.\n"
+    )
+    assert synthetic_result(tmp_path).features == expected
+    assert searched == [2, 3, 4], "the whole batch again, so that it is what it would have been"
+
+
+def test_what_another_run_finished_is_neither_taken_nor_lost(searching, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as during:
+        interrupted_after(during, 1)
+        assert main(searching()) == 130
+    [other] = (tmp_path / "out").iterdir()
+    content = other.read_bytes()
+    capsys.readouterr()
+    searched = searched_features(monkeypatch)
+    assert main(searching(seed=1)) == 0
+    assert capsys.readouterr().err == (
+        f"{other} belongs to a run of other features, settings or text: it is left as it is, and nothing taken.\n"
+    )
+    assert searched == [0, 1, 2, 3, 4]
+    assert other.read_bytes() == content
+    assert main(searching()) == 0
+    assert searched == [0, 1, 2, 3, 4, 2, 3, 4], "and its own command still goes on from it"
+
+
+def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, capsys, monkeypatch):
+    interrupted_after(monkeypatch, 0)
+    assert main(searching()) == 130
+    assert capsys.readouterr().err == (
+        "0 of 5 features are finished; the same command goes on from there.\n"
+        "Interrupted; what was written before is whole.\n"
+    )
+    assert names_in(tmp_path / "out") == []
+
+
+SEARCH_HELP = "(see sae-analysis synthetic --help)"
+
+WRONG_SEARCH_ARGUMENTS = [
+    (["--budget", "0"], f"argument --budget: {POSITIVE} '0'"),
+    (["--n-steps", "-1"], "argument --n-steps: expected a whole number from 0, got '-1'"),
+    (["--n-steps", "many"], "argument --n-steps: expected a whole number from 0, got 'many'"),
+    (["--seq-len", "0"], f"argument --seq-len: {POSITIVE} '0'"),
+    (["--batch-size", "0"], f"argument --batch-size: {POSITIVE} '0'"),
+    (["--learning-rate", "0"], "argument --learning-rate: expected a number above 0, got '0'"),
+    (["--learning-rate", "inf"], "argument --learning-rate: expected a number above 0, got 'inf'"),
+    (["--learning-rate", "fast"], "argument --learning-rate: expected a number above 0, got 'fast'"),
+    (["--fluency", "1.1"], "argument --fluency: expected a number from 0 to 1, got '1.1'"),
+    (["--fluency", "-0.1"], "argument --fluency: expected a number from 0 to 1, got '-0.1'"),
+    (["--fluency", "nan"], "argument --fluency: expected a number from 0 to 1, got 'nan'"),
+    (["--bos", "maybe"], "argument --bos: invalid choice: 'maybe' (choose from auto, always, never)"),
+    (["--real"], "argument --real: expected one argument"),
+    (
+        ["--corpus", "a.txt", "--real", "real.json"],
+        "argument --real: not allowed with argument --corpus",
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), WRONG_SEARCH_ARGUMENTS)
+def test_a_wrong_argument_of_a_search_is_one_line(extra, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["synthetic", *extra])
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.replace("'auto', 'always', 'never'", "auto, always, never")) == (
+        "",
+        f"error: {message} {SEARCH_HELP}\n",
+    )
+
+
+QUESTION = "--features top:N, top:N:max and dead:N ask what features do on text, and "
+ADVICE = ": give --corpus, or --real with a real.json of all features."
+
+BAD_SEARCH = {
+    "feature out of range": (
+        lambda _: {"features": "0,48"},
+        "Feature 48 does not exist: the SAE has features 0 to 47.",
+    ),
+    "too many features": (
+        lambda _: {"features": "random:49"},
+        "--features asks for 49 features: the SAE has 48. Ask for fewer.",
+    ),
+    "malformed features": (
+        lambda _: {"features": "0-5;7"},
+        f"--features '0-5;7' cannot be read at '0-5;7': expected {GRAMMAR}.",
+    ),
+    "features that only text can tell": (lambda _: {"features": "dead:3"}, f"{QUESTION}no text was read{ADVICE}"),
+    "features that this result cannot tell": (
+        lambda t: {"features": "top:3", "real": real_result(t)},
+        f"{QUESTION}the real result describes 1 of 48 features{ADVICE}",
+    ),
+    "sequence beyond the context": (
+        lambda _: {"seq_len": 129},
+        "--seq-len 129 is more than {model} was made for: give at most 128.",
+    ),
+    "sequence beyond the context with BOS": (
+        lambda _: {"seq_len": 128, "bos": "always"},
+        "--seq-len 128 is more than {model} was made for beside BOS: give at most 127.",
+    ),
+    "missing SAE": (
+        lambda t: {"sae": t / "no"},
+        "SAE {sae} does not exist: give a checkpoint file, the folder that holds it, or a hub name such as "
+        "owner/repository/folder.",
+    ),
+    "missing corpus": (
+        lambda t: {"corpus": t / "no.txt"},
+        "Corpus {corpus} does not exist: give a .txt, .jsonl, .json, .parquet file, a folder or a data set.",
+    ),
+    "empty corpus": (
+        lambda t: {"corpus": write(t / "a.txt", "")},
+        "The corpus has 0 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
+    ),
+    "missing result": (
+        lambda t: {"real": t / "no.json"},
+        "Result {real} cannot be read: No such file or directory. Give a real.json.",
+    ),
+    "damaged result": (
+        lambda t: {"real": write(t / "real.json", '{"schema_version": 1, "prov')},
+        "Result {real} is not JSON: it is damaged or cut short. Run the analysis again.",
+    ),
+    "result of another model": (
+        lambda t: {"real": real_result(t, model="gpt2", model_sha256="0" * 64)},
+        "The real result is of another model: it was made with gpt2 (hash 000000000000), and the search is to run on "
+        "{model} (hash {model_hash}). Give a real.json of the same model, SAE and hook, or drop --real.",
+    ),
+    "result of another hook": (
+        lambda t: {"real": real_result(t), "hook": "blocks.0.hook_resid_post"},
+        "The real result is of another hook: it was made with blocks.1.hook_resid_post, and the search is to run on "
+        "blocks.0.hook_resid_post. Give a real.json of the same model, SAE and hook, or drop --real.",
+    ),
+    "a synthetic result": (
+        lambda t: {"real": real_result(t, analysis="synthetic")},
+        "A result of 'synthetic' was given as real text to begin with: give a real.json, or drop --real.",
+    ),
+    "unknown dtype": (
+        lambda _: {"dtype": "int4"},
+        "--dtype int4 is not one of auto, float32, bfloat16, float16.",
+    ),
+}
+
+
+def real_result(folder, **changes):
+    """Return a real.json of feature 5, made by the command that ``folder`` was prepared for, changed in its header."""
+    result = read_result(folder / "made" / "real.json")
+    write_result(replace(result, provenance=replace(result.provenance, **changes)), folder / "changed.json")
+    return folder / "changed.json"
+
+
+@pytest.mark.parametrize("case", BAD_SEARCH)
+def test_bad_input_of_a_search_is_one_line_and_harms_nothing(
+    *, case, searching, typed, tmp_path, capfd, model_folder, fitting_sae_folder
+):
+    assert main(typed(features="5", output=tmp_path / "made")) == 0
+    made = read_result(tmp_path / "made" / "real.json")
+    make, message = BAD_SEARCH[case]
+    changes = make(tmp_path)
+    old = write(make_folder(tmp_path / "out") / "synthetic.json", "what an earlier run wrote")
+    capfd.readouterr()
+    assert main(searching(**changes)) == 2
+    given = {"model": model_folder, "sae": fitting_sae_folder, "corpus": None, "real": None} | changes
+    given["model_hash"] = made.provenance.model_sha256[:12]
+    assert capfd.readouterr() == ("", f"error: {message.format(**given)}\n")
+    assert old.read_text() == "what an earlier run wrote"
+    assert names_in(tmp_path / "out") == ["synthetic.json"]
+
+
+def test_help_of_a_search_names_its_options_and_no_absent_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["synthetic", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for option in ("n-steps", "seq-len", "learning-rate", "max-examples", "batch-size", "seed", "budget", "fluency"):
+        assert f"--{option} " in printed
+    assert "1,600 for each token" in printed
+    assert "(default: 30)" in printed
+    assert "None" not in printed

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sae_analysis.errors import OutputError
-from sae_analysis.records import FeatureStats, Histogram
+from sae_analysis.records import ActivationExample, FeatureStats, Histogram, Relaxation
 from sae_analysis.visualizer import (
     LIGHT,
     Header,
@@ -27,15 +27,17 @@ from sae_analysis.visualizer import (
     digits,
     feature_page,
     fonts,
-    pages,
+    search_page,
     statistics_page,
     summary_page,
     visualize_features,
     write_page,
 )
 from sae_analysis.visualizer import tokens as tokens_module
-from sae_analysis.visualizer.panels import MOST_LINES, activation_scale
+from sae_analysis.visualizer.examples import MOST_LINES, activation_scale
 from sae_analysis.visualizer.plots import bin_position
+from sae_analysis.visualizer.sheet import Box
+from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY
 from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour, mix
 from sae_analysis.visualizer.tokens import Kind, pieces_of, set_label, set_lines, set_round
 
@@ -610,6 +612,472 @@ def test_bin_position_is_geometric_in_geometric_bins_and_even_in_even_ones():
     assert bin_position((-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), -2 * math.sqrt(2)) == pytest.approx(0.5)
 
 
+# Pages on a search
+
+SEARCHED = stress.hostile_searches()
+
+
+def lines_of(page: Page, panel: str) -> list[tuple[list[float], list[float]]]:
+    """Return the points of every line of a chart, in the units of its axes."""
+    return [tuple([*map(float, line.get_data()[at])] for at in (0, 1)) for line in page.plots[panel].get_lines()]
+
+
+def hanging_bars(page: Page, colour: Colour) -> list[Box]:
+    """Return the bars below tokens, those of a row in reading order."""
+    (rectangles,) = (item for item in page.artists if isinstance(item, mpl.collections.PolyCollection))
+    corners = [
+        path.vertices for path, face in zip(rectangles.get_paths(), rectangles.get_facecolor(), strict=True)
+        if np.allclose(face[:3], colour)
+    ]  # fmt: skip
+    return [Box(x, y, right - x, bottom - y) for (x, y), (right, bottom) in
+            ((points.min(axis=0), points.max(axis=0)) for points in corners)]  # fmt: skip
+
+
+def reached(points: list[tuple[float, float]], level: float) -> float:
+    """Return the last value at or before a level, 0 if there is none: what steps show, read naively."""
+    return [0.0, *(value for at, value in points if at <= level)][-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("usual", "reaches 10.0 on where in built of was of old the where town of was … , found after 69.4 k of 100 k "
+                  "token-evaluations; vessel alone gives 8.73 ; pushes towards yard , board , ment"),
+        ("one-token", "reaches 10.0 on ship , found after 1,204 of"),
+        ("no-single-token", "; no token alone fires it; pushes towards"),
+        ("single-token-is-best", "; ↵ alone gives 10.0"),
+        ("below-zero", "reaches −7.00 on the in"),
+        ("unfired", "nothing fired it in 100 k token-evaluations, at best −0.310 before the activation rule; would"),
+        ("unfired-without-examples", "nothing fired it in 100 k token-evaluations; would push"),
+        ("nothing-recorded", "of 0 token-evaluations;"),
+        ("odd-tokens", "reaches 10.0 on xxxxxxxxxxxxxxxx xx… , found"),
+        ("scripts", "on yard in The old ship yard stood at … ,"),
+    ],
+)  # fmt: skip
+def test_the_subtitle_of_a_search_is_its_answer(name, said):
+    def closed(text: str) -> str:
+        return re.sub(r" (?=[,;])", "", text)
+
+    assert closed(said) in closed(words(feature_page(SEARCHED[name]), "title"))
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_a_search_claims_nothing_about_a_corpus(name):
+    page = feature_page(SEARCHED[name], HEADER)
+    assert not {item.panel for item in page.lettering} & {"activation histogram", "positions", "bands"}
+    said = words(page, "title") + words(page, "statistics") + words(page, "examples")
+    for claim in ("fires on", "of tokens", "sparse", "mean active", "never fired", "one a window"):
+        assert claim not in said
+
+
+def test_a_search_has_its_hue_however_it_is_asked_for():
+    (patch,) = feature_page(make.synthetic_stats()).plots["logit effects"].patches
+    assert patch.get_facecolor()[:3] == pytest.approx(LIGHT.synthetic)
+
+
+def test_the_numbers_of_a_search_are_those_of_the_record():
+    said = words(feature_page(make.synthetic_stats()), "statistics")
+    for part in ("10.0 pre-act. 10.4", "8.73 gain × 1.15", "9.21 nats per token", "100 k best after 69.4 k", "0.812"):
+        assert part in said
+
+
+def test_every_example_of_a_search_has_its_numbers():
+    stats = make.synthetic_stats(example_count=9)
+    said = words(feature_page(stats), "examples")
+    for example in stats.examples:
+        origin, value = example.synthesis, digits.number(example.max_activation)
+        numbers = (
+            f"pre-activation {digits.number(origin.pre_activation)} {digits.number(origin.cross_entropy)} nats per"
+            f" token found after {digits.count(origin.token_evaluations)} evaluations {value}"
+            f" {origin.provenance}"
+        )
+        assert numbers.replace("\xa0", " ") in said.replace("\xa0", " ")
+    assert "document" not in said
+    assert "token 0" not in said
+
+
+def test_an_example_without_cross_entropy_says_nothing_of_fluency():
+    page = feature_page(SEARCHED["one-token"])
+    assert "nats" not in words(page, "examples") + words(page, "statistics")
+
+
+def test_sinks_and_what_is_not_text_are_marked_and_explained():
+    page = feature_page(SEARCHED["doubtful"])
+    marks = [item.text for item in page.lettering if item.bold and item.text in {"sink", "not text"}]
+    assert marks == ["sink", "not text", "sink", "not text"]
+    said = words(page, "examples")
+    assert "; sink: the peak is an attention sink" in said
+    assert "; not text: read again, its text is other tokens" in said
+    usual = words(feature_page(SEARCHED["usual"]), "examples")
+    assert "sink" not in usual
+    assert "not text" not in usual
+    assert "sink" in words(summary_page({7: SEARCHED["doubtful"]}), "feature 7")
+
+
+def test_bars_below_tokens_are_as_deep_as_what_is_lost_without_them():
+    lost = (0.0, 1.0, 4.0, 8.0, 20.0, -2.0)
+    example = make.synthetic_example(make.window(6), 3, 8.0, attribution=lost, cross_entropy=None)
+    stats = make.synthetic_stats(
+        examples=(example,),
+        search=make.search(frontier=(), relaxation=None),
+        logit_histogram=Histogram(edges=(), counts=()),
+    )
+    page = feature_page(stats)
+    bars, gained = (hanging_bars(page, colour) for colour in (LIGHT.synthetic, LIGHT.negative))
+    deep = [bar for bar in bars if bar.width > 0.1]
+    cells = {cell.token: cell.box for cell in page.cells}
+    by_token = {token: [bar for bar in deep if box.x - 0.1 < bar.x < box.right] for token, box in cells.items()}
+    full = by_token[4][0].height
+    assert [max((bar.height for bar in by_token[token]), default=0) / full for token in range(6)] == pytest.approx(
+        [0, 1 / 8, 1 / 2, 1, 1, 0]
+    )
+    assert {round(bar.height / full, 6) for bar in gained} == {0.25}
+    assert all(bar.y >= cells[0].bottom for bar in deep)
+    assert "(pale: gained)" in words(page, "examples")
+
+
+def test_what_nothing_fires_has_no_bars_below_its_tokens():
+    assert not hanging_bars(
+        feature_page(make.unfired_stats(logit_histogram=Histogram(edges=(), counts=()))), LIGHT.synthetic
+    )
+
+
+def test_cells_of_a_search_include_the_frontier_without_repeating_examples():
+    stats = make.synthetic_stats()
+    page = feature_page(stats)
+    shown = [*stats.examples, *stats.search.frontier[:-1]]
+    assert stats.search.frontier[-1] in stats.examples
+    assert {cell.row for cell in page.cells} == set(range(len(shown)))
+    assert all(cell.value == shown[cell.row].activations[cell.token] for cell in page.cells)
+    for example in stats.search.frontier[:-1]:
+        assert digits.number(example.max_activation) in words(page, "frontier examples")
+
+
+def test_a_long_frontier_is_shown_at_even_steps():
+    stats = SEARCHED["frontier-of-thirty"]
+    said = words(feature_page(stats), "frontier examples")
+    assert "; 8 of 30 " in said
+    values = [item.text for item in feature_page(stats).lettering if item.panel == "frontier examples" and item.bold]
+    assert [text for text in values if text[0].isdigit()] == [
+        digits.number(example.max_activation) for example in stats.search.frontier[::4]
+    ]
+
+
+def test_the_fluency_chart_has_the_frontier_the_examples_and_the_single_token():
+    stats = make.synthetic_stats()
+    alone, steps, corners, dots = lines_of(feature_page(stats), "fluency")
+    frontier = [(item.synthesis.cross_entropy, item.max_activation) for item in stats.search.frontier]
+    assert set(alone[1]) == {stats.search.single_token[1]}
+    assert [*zip(*steps, strict=True)][:-1] == frontier == [*zip(*corners, strict=True)]
+    assert steps[0][-1] > frontier[-1][0]
+    assert steps[1][-1] == frontier[-1][1]
+    assert [*zip(*dots, strict=True)] == [
+        (item.synthesis.cross_entropy, item.max_activation) for item in stats.examples
+    ]
+    assert digits.number(stats.search.single_token[1]) in words(feature_page(stats), "fluency")
+
+
+def test_where_no_token_alone_fires_it_there_are_no_dashes():
+    page = feature_page(SEARCHED["no-single-token"])
+    assert [len(lines_of(page, panel)) for panel in ("fluency", "convergence")] == [3, 1]
+    for panel in ("fluency", "convergence"):
+        assert "no token alone fires it" in words(page, panel)
+        assert "dashes" not in words(page, panel)
+
+
+def test_steps_hold_until_the_next_value():
+    page = feature_page(make.synthetic_stats())
+    drawn = [line.get_drawstyle() for line in page.plots["fluency"].get_lines()]
+    assert drawn == ["default", "steps-post", "default", "default"]
+
+
+def test_the_convergence_chart_is_the_record_up_to_the_last_evaluation():
+    stats = make.synthetic_stats()
+    alone, steps = lines_of(feature_page(stats), "convergence")
+    assert [*zip(*steps, strict=True)] == [*stats.search.convergence, (100_000, 10.0)]
+    assert set(alone[1]) == {stats.search.single_token[1]}
+    assert feature_page(stats).plots["convergence"].get_xscale() == "log"
+
+
+def test_a_search_that_cost_nothing_begins_at_one_evaluation():
+    steps = lines_of(feature_page(SEARCHED["free-of-charge"]), "convergence")[1]
+    assert steps[0][0] == 1.0
+
+
+def test_what_was_not_recorded_is_not_drawn_and_said():
+    page = feature_page(SEARCHED["nothing-recorded"])
+    assert "Nothing to show: nothing it tried was an improvement." in words(page, "convergence")
+    assert not words(page, "relaxation")
+    said = words(feature_page(SEARCHED["no-frontier"]), "fluency")
+    assert "Nothing to show: no example has a cross-entropy." in said
+    assert "no example to show" in words(feature_page(SEARCHED["unfired-without-examples"]), "examples")
+
+
+def test_the_relaxed_stage_is_set_beside_what_tokens_reached():
+    stats = make.synthetic_stats(search=make.search(relaxation=Relaxation(relaxed=16.0, discrete=4.0)))
+    page = feature_page(stats)
+    said = words(page, "relaxation")
+    for part in (
+        "never a result; tokens keep 25.0 % of it",
+        "mixtures of embeddings 16.0",
+        "tokens 4.00",
+        "search 10.0",
+    ):
+        assert part in said
+    tints = (LIGHT.faint, mix(LIGHT.paper, LIGHT.synthetic, 0.22))
+    top = next(item.box for item in page.lettering if item.text == "16.0").y
+    bars = [bar for tint in tints for bar in hanging_bars(page, tint) if top - 2 < bar.y < top + 30 and bar.height > 10]
+    beside = [bar.width for bar in bars if bar.x > PAGE_WIDTH / 2]
+    assert [width / beside[0] for width in beside] == pytest.approx([1, 0.25, 0.625])
+
+
+@pytest.mark.parametrize("name", ["relaxed-to-nothing", "relaxed-without-activation"])
+def test_nothing_relaxed_has_no_share(name):
+    assert "keep" not in words(feature_page(SEARCHED[name]), "relaxation")
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_every_chart_of_a_search_has_scales_whose_labels_stand_at_their_values(name):
+    page = feature_page(SEARCHED[name])
+    for panel in {"fluency", "convergence"} & set(page.plots):
+        axes = page.plots[panel]
+        place = axes.get_position()
+        height = page.get_figheight() * 72
+        left, bottom = place.x0 * PAGE_WIDTH, (1 - place.y0) * height
+        labels = [item for item in page.lettering if item.panel == panel]
+        power = next((item.text for item in labels if "in units of" in item.text), "10⁰").split()[-1]
+        factor = as_number(f"1×{power}")
+        top = (1 - place.y1) * height
+        beside = [item for item in labels if item.box.right < left and top - 8 < item.box.y < bottom - 1]
+        below = [item for item in labels if bottom < item.box.bottom < bottom + 14 and item not in beside]
+        assert beside, panel
+        assert below, panel
+        for item in beside:
+            y = axes.transData.inverted().transform(
+                (0, (height - item.box.y - 0.63 * item.box.height) * page.dpi / 72)
+            )[1]
+            spread = abs(np.ptp(axes.get_ylim()))
+            assert as_number(item.text) * factor == pytest.approx(y, abs=0.02 * spread), (panel, item)
+
+
+def as_number(text: str) -> float:
+    mantissa, _, power = text.replace("\xa0", "").replace("−", "-").replace(",", "").partition("×10")
+    return float(f"{mantissa}e{(power or '⁰').translate(str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789'))}")
+
+
+def test_charts_of_very_small_and_large_activations_name_their_unit():
+    assert "activation, in units of 10⁻⁶" in words(feature_page(SEARCHED["tiny"]), "fluency")
+    assert "activation, in units of 10⁶" in words(feature_page(SEARCHED["huge"]), "convergence")
+    assert "in units" not in words(feature_page(SEARCHED["usual"]))
+
+
+def test_a_feature_without_any_firing_shows_its_closest_sequences():
+    page = feature_page(make.unfired_stats())
+    said = words(page, "examples")
+    for part in ("Closest examples", "none of them fires it", "pre-activation −0.310", "pre-activation −0.510"):
+        assert part in said
+    assert not {"fluency", "convergence"} & {item.panel for item in page.lettering}
+
+
+# The overview and the page of a search
+
+
+def test_the_summary_of_a_search_begins_with_the_strongest():
+    features = {at: make.synthetic_stats(at, scale=at) for at in (3, 9, 5)} | {1: make.unfired_stats(1)}
+    page = summary_page(features)
+    names = [name for name in dict.fromkeys(item.panel for item in page.lettering) if name.startswith("feature")]
+    assert names == ["feature 9", "feature 5", "feature 3", "feature 1"]
+    assert "4 features, strongest first; nothing fired 1 of them" in words(page, "title")
+    assert "nothing fired it in 100 k" in words(summary_page({3: SEARCHED["unfired-without-examples"]}), "feature 3")
+
+
+def test_a_summary_row_of_a_search_holds_the_features_own_numbers():
+    stats = make.synthetic_stats()
+    row = words(summary_page({7: stats}), "feature 7")
+    assert row.startswith("7 10.0 8.73 9.21 × 1.15 built of was")
+    assert row.endswith("· vessel → · yard · board ment · wreck shape · owner")
+
+
+def test_the_spark_of_a_search_is_its_convergence():
+    stats = make.synthetic_stats()
+    page = summary_page({7: stats, 8: make.synthetic_stats(8, seed=3)})
+    (patch,) = page.plots["feature 7"].patches
+    values, edges, _ = patch.get_data()
+    spent, reached_so_far = zip(*stats.search.convergence, strict=True)
+    assert list(values) == pytest.approx([value / 10.0 for value in reached_so_far])
+    assert list(edges) == pytest.approx([*map(math.log10, spent), 5.0])
+    assert page.plots["feature 7"].get_xlim() == page.plots["feature 8"].get_xlim()
+    heights = [line.get_ydata()[0] for line in page.plots["feature 7"].get_lines()]
+    assert heights == pytest.approx([0.873, 0.0], abs=0.001)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    features = {at: make.synthetic_stats(at, seed=at, scale=1.0 + at) for at in range(9)}
+    return features | {50: make.unfired_stats(50)}
+
+
+def strongest_of(features: dict[int, FeatureStats]) -> list[FeatureStats]:
+    return [stats for stats in features.values() if not stats.is_dead]
+
+
+def test_the_search_page_says_what_came_of_it(searched):
+    said = words(search_page(searched, HEADER), "title")
+    fired = strongest_of(searched)
+    gain = np.median([stats.max_activation / stats.search.single_token[1] for stats in fired])
+    fluent = np.median([stats.examples[0].synthesis.cross_entropy for stats in fired])
+    assert f"9 of 10 features made to fire in 1.00 M token-evaluations; the strongest examples reach {gain:.2f} ×" in (
+        said.replace("\xa0", " ")
+    )
+    assert f"at {fluent:.2f} nats per token (medians)" in said
+    marked = search_page({1: SEARCHED["doubtful"], 2: SEARCHED["no-single-token"]})
+    assert words(marked, "title").endswith("; 1 on attention sinks")
+    assert "2 of 2 features made to fire, 1 of them by no token alone, in 200" in words(marked, "title")
+
+
+def test_fluency_over_features_is_the_median_between_quartiles(searched):
+    page = search_page(searched)
+    curves = [
+        [(item.synthesis.cross_entropy, item.max_activation / stats.max_activation) for item in stats.search.frontier]
+        for stats in strongest_of(searched)
+    ]
+    ((levels, middle),) = lines_of(page, "Fluency")
+    expected = np.array([[reached(curve, level) for curve in curves] for level in levels[:-1]])
+    assert middle[:-1] == pytest.approx(np.median(expected, axis=1))
+    (band,) = page.plots["Fluency"].collections
+    edges = {(round(x, 9), round(y, 9)) for x, y in band.get_paths()[0].vertices}
+    for level, (low, high) in zip(levels, np.quantile(expected, (0.25, 0.75), axis=1).T, strict=False):
+        assert {(round(level, 9), round(low, 9)), (round(level, 9), round(high, 9))} <= edges
+
+
+def test_convergence_over_features_has_a_line_each_and_their_median(searched):
+    *thin, thick = lines_of(search_page(searched), "How the searches went")
+    curves = [
+        [(spent, value / stats.max_activation) for spent, value in stats.search.convergence]
+        for stats in strongest_of(searched)
+    ]
+    assert len(thin) == len(curves)
+    for line, curve in zip(thin, curves, strict=True):
+        assert np.transpose(line)[:-1] == pytest.approx(np.array(curve))
+    assert {line[0][-1] for line in thin} == {100_000}
+    for level, value in zip(*thick, strict=True):
+        assert value == pytest.approx(np.median([reached(curve, level) for curve in curves]))
+    assert thick[0][-1] == 100_000
+
+
+def test_gains_are_sorted_one_dot_a_feature(searched):
+    page = search_page(searched | {60: replace(SEARCHED["no-single-token"], feature_idx=60)})
+    floor, (ranks, gains) = lines_of(page, "Gain over one token")
+    expected = sorted(stats.max_activation / stats.search.single_token[1] for stats in strongest_of(searched))
+    assert ranks == [*range(1, 10)]
+    assert gains == pytest.approx(expected)
+    assert set(floor[1]) == {1.0}
+    said = words(page, "Gain over one token")
+    assert (
+        f"median {digits.number(float(np.median(expected)))}; dashes: no gain; without 1 feature that no token" in said
+    )
+
+
+def test_provenances_of_the_winners_are_counted(searched):
+    page = search_page(searched)
+    panel = "Where the strongest began"
+    winners = [stats.examples[0].synthesis.provenance for stats in strongest_of(searched)]
+    said = words(page, panel).replace("\xa0", " ")
+    assert "strongest example of 9 features" in said
+    for name in set(winners):
+        many = winners.count(name)
+        assert f"{name} {many} ({digits.share(many / 9)})".replace("\xa0", " ") in said
+    values = [item.box for item in page.lettering if item.panel == panel and "(" in item.text]
+    bars = [bar for bar in hanging_bars(page, mix(LIGHT.paper, LIGHT.synthetic, 0.22)) if bar.height > 10]
+    longest, *_ = beside = [next(bar for bar in bars if abs(bar.y - value.y) < 4) for value in values]
+    widths = [bar.width for bar in beside]
+    assert longest.right == pytest.approx(min(value.x for value in values) - 4)
+    assert [width / widths[0] for width in widths] == pytest.approx(
+        [many / max(map(winners.count, winners)) for many in sorted(map(winners.count, set(winners)), reverse=True)]
+    )
+
+
+def test_many_provenances_are_cut_and_said():
+    features = {
+        at: make.synthetic_stats(at, examples=(make.synthetic_example(make.window(5), provenance=f"origin {at}"),))
+        for at in range(13)
+    }
+    assert "and 3 provenances more" in words(search_page(features), "Where the strongest began")
+
+
+def test_the_discretisation_gap_has_a_dot_a_feature(searched):
+    page = search_page(searched)
+    expected = [
+        (
+            stats.search.relaxation.relaxed / stats.max_activation,
+            stats.search.relaxation.discrete / stats.max_activation,
+        )
+        for stats in strongest_of(searched)
+    ]
+    _, dots = lines_of(page, "What relaxing promised")
+    assert [*zip(*dots, strict=True)] == [pytest.approx(point) for point in expected]
+    without = make.synthetic_stats(search=make.search(relaxation=None))
+    assert "What relaxing promised" not in search_page({7: without}).plots
+
+
+def test_a_search_that_fired_nothing_says_so():
+    page = search_page({3: make.unfired_stats()})
+    assert "0 of 1 feature made to fire in 100 k token-evaluations" in words(page).replace("\xa0", " ")
+    assert "Nothing to show: nothing fired any of the features." in words(page)
+    assert not page.plots
+
+
+@st.composite
+def searched_stats(draw: st.DrawFn) -> FeatureStats:
+    stats = draw(hostile_stats())
+    value = st.one_of(VALUE, st.sampled_from([0.0, 1e-300, 1e30]))
+    spent = st.integers(0, 10**13)
+
+    def searched(example: ActivationExample) -> ActivationExample:
+        origin = make.synthesis(
+            len(example.tokens), pre_activation=draw(value), cross_entropy=draw(st.none() | st.floats(0, 40)),
+            attribution=tuple(draw(VALUE) for _ in example.tokens), is_text=draw(st.booleans()),
+            is_sink=draw(st.booleans()), provenance=draw(st.text(max_size=30)), token_evaluations=draw(spent),
+        )  # fmt: skip
+        return replace(example, synthesis=origin)
+
+    examples = tuple(map(searched, stats.examples))
+    course = draw(st.lists(st.tuples(spent, st.floats(0, 1e6, width=32)), max_size=5))
+    search = make.search(
+        token_evaluations=draw(spent), single_token=(draw(TOKEN), draw(value)),
+        convergence=tuple(zip(sorted(at for at, _ in course), sorted(value for _, value in course), strict=True)),
+        frontier=draw(st.sampled_from([(), examples[:1], examples])),
+        relaxation=draw(st.none() | st.builds(Relaxation, relaxed=value, discrete=value)),
+    )  # fmt: skip
+    return replace(stats, examples=examples, search=search)
+
+
+@settings(max_examples=40, deadline=None)
+@given(searched_stats())
+def test_any_search_is_legible(stats):
+    for page in (feature_page(stats), summary_page({7: stats}), search_page({7: stats, 8: make.synthetic_stats(8)})):
+        assert_legible(page)
+
+
+def test_no_ink_of_a_search_reaches_the_edge(tmp_path):
+    for name in ("odd-tokens", "scripts", "doubtful", "frontier-of-thirty"):
+        assert_margin_is_paper(write_page(feature_page(SEARCHED[name], HEADER), tmp_path / f"{name}.png"))
+    assert_margin_is_paper(write_page(PAGES["search-hostile"](), tmp_path / "search.png"))
+
+
+def test_every_page_of_a_search_is_written(tmp_path):
+    features = [make.synthetic_stats(at, example_count=1) for at in range(2)] + [make.unfired_stats(2)]
+    result = make.result(features, provenance=make.provenance(corpus=""), fit=None, dictionary=None)
+    calls = []
+    paths = visualize_features(result, tmp_path, "synthetic", dpi=60, progress=lambda *at: calls.append(at))
+    assert [path.name for path in paths] == [
+        *(f"feature_{at}_synthetic.png" for at in range(3)), "summary_1_synthetic.png", "statistics_synthetic.png",
+    ]  # fmt: skip
+    assert calls[-1] == (5, 5)
+    again = visualize_features(result.by_feature(), tmp_path, "synthetic", dpi=60)
+    assert [path.name for path in again] == [path.name for path in paths]
+
+
 # Files
 
 
@@ -683,5 +1151,5 @@ def test_the_module_brings_neither_pyplot_nor_torch():
 
 
 def test_twelve_rows_a_summary_page():
-    assert pages.ROWS_PER_SUMMARY == 12
+    assert ROWS_PER_SUMMARY == 12
     assert all(a != b for a, b in combinations([LIGHT.real, LIGHT.synthetic, LIGHT.positive, LIGHT.negative], 2))

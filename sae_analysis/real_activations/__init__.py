@@ -4,26 +4,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import nn
-
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
 from sae_analysis.errors import CorpusError, ModelError
-from sae_analysis.feature_selection import FeatureSelection, parse_features
-from sae_analysis.language_model import LanguageModel, load_model
+from sae_analysis.feature_selection import FeatureSelection
+from sae_analysis.language_model import LanguageModel
 from sae_analysis.provenance import describe_run
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
 from sae_analysis.real_activations.stream import Collected, Progress, RealSettings, accumulate
 from sae_analysis.reconstruction import Site, attach, check_fit
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
-from sae_analysis.sae_formats import load_sae
-from sae_analysis.sae_interface import UnifiedSAEInterface
+from sae_analysis.subject import AnyModel, AnySAE, open_subject
 
 __all__ = ["Progress", "RealSettings", "analyze", "analyze_real_activations"]
 
 
 def analyze_real_activations(
-    sae_model: UnifiedSAEInterface | nn.Module | str | Path,
-    transformer_model: LanguageModel | str,
+    sae_model: AnySAE,
+    transformer_model: AnyModel,
     feature_indices: Sequence[int] | str,
     corpus: str | Path | Iterable[Document],
     *,
@@ -41,19 +38,10 @@ def analyze_real_activations(
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
     """
     settings = settings or RealSettings()
-    if isinstance(sae_model, (str, Path)):
-        sae_model = load_sae(sae_model)
-    elif not isinstance(sae_model, UnifiedSAEInterface):
-        sae_model = UnifiedSAEInterface(sae_model)
-    if isinstance(transformer_model, str):
-        transformer_model = load_model(transformer_model)
-    if isinstance(feature_indices, str):
-        selection = parse_features(feature_indices)
-    else:
-        selection = FeatureSelection(kind="indices", ranges=tuple(range(index, index + 1) for index in feature_indices))
+    sae, model, selection = open_subject(sae_model, transformer_model, feature_indices)
     documents = Corpus(source=corpus) if isinstance(corpus, (str, Path)) else corpus
     again = documents if isinstance(documents, (Corpus, Sequence)) else None  # what can be read only once is kept whole
-    site = attach(sae_model, transformer_model, hook, settings.bos, hook_out=hook_out, documents=again)
+    site = attach(sae, model, hook, settings.bos, hook_out=hook_out, documents=again)
     return analyze(site, selection, documents, settings, progress=progress).by_feature()
 
 

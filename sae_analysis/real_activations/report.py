@@ -1,22 +1,16 @@
 """From accumulators to records: what was counted, held and read off the weights, put together feature by feature."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from sae_analysis import directions
 from sae_analysis.accumulators import HeldExample, ValueSummary
+from sae_analysis.feature_stats import Counted, weight_sides
 from sae_analysis.language_model import TokenText
 from sae_analysis.real_activations.stream import BAND_QUARTERS, Collected, RealSettings
 from sae_analysis.reconstruction import Site
-from sae_analysis.records import (
-    ActivationExample,
-    DictionaryStats,
-    ExampleBand,
-    FeatureStats,
-    Histogram,
-    TokenActivity,
-)
+from sae_analysis.records import ActivationExample, DictionaryStats, ExampleBand, FeatureStats
 
 DENSE_SHARE = 0.1
 """Density above which a feature is called dense."""
@@ -49,48 +43,28 @@ def feature_stats(
 ) -> tuple[FeatureStats, ...]:
     """Return the statistics of the ``chosen`` features out of those ``measured``, in the order chosen."""
     tokens = site.model.tokens
-    values, examples = collected.values.finish(), collected.examples.finish()
-    frequent = collected.tokens.finish(settings.list_length)
-    positions = collected.positions.finish()
-    edges = tuple(collected.positions.edges.astype(float).tolist())
-    token_count = collected.token_count
-    norms = directions.norms(site.sae)
+    counted = Counted(
+        values=collected.values,
+        tokens=collected.tokens,
+        positions=collected.positions,
+        token_count=collected.token_count,
+        text=tokens,
+        list_length=settings.list_length,
+    )
+    examples = collected.examples.finish()
     place = {feature: index for index, feature in enumerate(measured)}
-    neighbours = directions.nearest_features(site.sae, chosen, settings.list_length)
-    effects = directions.logit_effects(site, chosen, settings.list_length)
+    weights = weight_sides(site, chosen, directions.norms(site.sae), settings.list_length)
     stats = []
-    for feature, near, effect in zip(chosen, neighbours, effects, strict=True):
+    for feature, weight_side in zip(chosen, weights, strict=True):
         at = place[feature]
-        summary, (strongest, sample) = values[at], examples[at]
-        cosine = float(norms.cosine[feature])
+        strongest, sample = examples[at]
         stats.append(
-            FeatureStats(
-                feature_idx=feature,
-                token_count=token_count,
-                active_count=summary.active_count,
-                negative_count=summary.negative_count,
-                density=summary.active_count / token_count,
-                sparsity=1 - summary.active_count / token_count,
-                mean_activation=summary.mean,
-                std_activation=summary.std,
-                max_activation=float(collected.values.maximum[at]),
-                min_activation=float(collected.values.minimum[at]),
-                quantiles=summary.quantiles,
-                histogram=Histogram(edges=summary.histogram_edges, counts=summary.histogram_counts),
-                position_histogram=Histogram(edges=edges, counts=tuple(positions[at].tolist())),
-                position_token_counts=tuple(collected.positions.token_counts.tolist()),
+            counted.feature_stats(
+                feature,
+                at,
+                weight_side,
                 examples=tuple(_example(held, tokens) for held in strongest),
-                example_bands=_bands(summary, strongest, sample, tokens, settings.band_examples),
-                top_tokens=_top_tokens(frequent[at], summary.active_count, collected.tokens.occurrences, tokens),
-                decoder_norm=float(norms.decoder[feature]),
-                encoder_norm=float(norms.encoder[feature]),
-                encoder_decoder_cosine=None if np.isnan(cosine) else cosine,
-                nearest_features=near,
-                top_boosted_tokens=effect.boosted,
-                top_suppressed_tokens=effect.suppressed,
-                logit_histogram=effect.histogram,
-                logit_skew=effect.skew,
-                logit_kurtosis=effect.kurtosis,
+                example_bands=_bands(counted.summaries[at], strongest, sample, tokens, settings.band_examples),
             )
         )
     return tuple(stats)
@@ -134,19 +108,3 @@ def _bands(
                 )
             )
     return tuple(bands)
-
-
-def _top_tokens(
-    rows: Iterable[tuple[int, int, float]], active_count: int, occurrences: np.ndarray, tokens: TokenText
-) -> tuple[TokenActivity, ...]:
-    return tuple(
-        TokenActivity(
-            token=tokens.strings([token_id])[0],
-            token_id=token_id,
-            active_count=count,
-            share=count / active_count,
-            firing_rate=count / int(occurrences[token_id]),
-            mean_activation=mean,
-        )
-        for token_id, count, mean in rows
-    )

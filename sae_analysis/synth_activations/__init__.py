@@ -1,10 +1,216 @@
-"""The input that would fire a feature hardest: the search for it, so far without a command.
+"""The input that would fire a feature hardest: searched for, read anew, and said what it is worth.
 
-Vocabulary (which sequences are text), evaluation (what they do to features, and the slope towards more), search.
+Vocabulary (which sequences are text), evaluation (what they do to features, and the slope towards more), search;
+planning (features, text to begin with), atlas (single tokens), scoring (what a finished sequence does, measured
+anew), report (records).
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from sae_analysis import directions
+from sae_analysis.feature_selection import FeatureSelection
+from sae_analysis.feature_stats import weight_sides
+from sae_analysis.provenance import describe_run
+from sae_analysis.reconstruction import BosPolicy, Site, attach
+from sae_analysis.records import AnalysisResult, FeatureStats
+from sae_analysis.subject import AnyModel, AnySAE, open_subject
+from sae_analysis.synth_activations.atlas import Atlas, atlas_groups, make_atlas
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Scores
-from sae_analysis.synth_activations.search import Found, Search, SearchSettings
+from sae_analysis.synth_activations.planning import Plan, SynthSettings, plan
+from sae_analysis.synth_activations.real_windows import RealResult
+from sae_analysis.synth_activations.report import Reporter
+from sae_analysis.synth_activations.scoring import Reader
+from sae_analysis.synth_activations.search import Found, Search, Searched, SearchSettings
 from sae_analysis.synth_activations.vocabulary import Vocabulary
 
-__all__ = ["GRADIENT_COST", "Evaluator", "Found", "Scores", "Search", "SearchSettings", "Vocabulary"]
+__all__ = [
+    "GRADIENT_COST",
+    "Evaluator",
+    "Found",
+    "Plan",
+    "Progress",
+    "RealResult",
+    "Scores",
+    "Search",
+    "SearchSettings",
+    "Searched",
+    "SynthSettings",
+    "Vocabulary",
+    "generate_synthetic_maximizers",
+    "plan",
+    "synthesize",
+]
+
+Progress = Callable[[int, int | None], None]
+"""Called with the token-evaluations spent since the last call, and about how many there will be in all."""
+
+Keep = Callable[[Sequence[FeatureStats]], None]
+"""Called with the features of each batch as soon as they are finished."""
+
+_DEFAULT = SynthSettings()
+
+
+def generate_synthetic_maximizers(
+    sae_model: AnySAE,
+    transformer_model: AnyModel,
+    feature_indices: Sequence[int] | str,
+    *,
+    max_examples: int = _DEFAULT.max_examples,
+    seq_len: int = _DEFAULT.seq_len,
+    n_steps: int = _DEFAULT.n_steps,
+    learning_rate: float = _DEFAULT.learning_rate,
+    budget: int | None = _DEFAULT.budget,
+    fluency: float = _DEFAULT.fluency,
+    batch_size: int = _DEFAULT.batch_size,
+    seed: int = _DEFAULT.seed,
+    bos: BosPolicy = _DEFAULT.bos,
+    hook: str | None = None,
+    hook_out: str | None = None,
+    real: RealResult | None = None,
+    progress: Progress | None = None,
+) -> dict[int, FeatureStats]:
+    """Return the token sequences that fire each feature hardest, and what they say of it, by feature index.
+
+    SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
+    such as ``"0-10,50-60"`` or ``"random:20"``; ``real`` is an analysis of real text whose examples are begun with.
+    ``SynthSettings`` says what the other options mean.
+
+    Raises:
+        SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
+    """
+    settings = SynthSettings(
+        seq_len=seq_len,
+        budget=budget,
+        n_steps=n_steps,
+        learning_rate=learning_rate,
+        fluency=fluency,
+        max_examples=max_examples,
+        batch_size=batch_size,
+        seed=seed,
+        bos=bos,
+    )
+    sae, model, selection = open_subject(sae_model, transformer_model, feature_indices)
+    site = attach(sae, model, hook, bos, hook_out=hook_out)
+    return synthesize(site, selection, settings, real=real, progress=progress).by_feature()
+
+
+def synthesize(
+    site: Site,
+    selection: FeatureSelection,
+    settings: SynthSettings,
+    *,
+    real: RealResult | None = None,
+    names: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    done: Mapping[int, FeatureStats] | None = None,
+    keep: Keep | None = None,
+) -> AnalysisResult:
+    """Search for each feature's hardest input and return what was found with its header.
+
+    Args:
+        site: SAE and model.
+        selection: The features.
+        settings: How to search.
+        real: An analysis of real text whose examples are begun with.
+        names: What model, SAE and corpus are called.
+        progress: Told of what was spent.
+        done: Features of an earlier run of the same ``plan`` that need not be searched again; a batch of which any is
+            missing is searched whole, so that the result is that of a run that was never interrupted.
+        keep: Given the features of each batch when they are finished.
+
+    Raises:
+        SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
+    """
+    planned = plan(site, selection, settings, real)
+    finished = dict(done or {})
+    waiting = [batch for batch in planned.batches if not finished.keys() >= set(batch)]
+    if waiting:
+        searcher, meter = _Searcher(site, planned, settings), _Meter(progress=progress)
+        for place, batch in enumerate(waiting):
+            meter.expect(sum(map(len, waiting[place:])) * settings.search.budget)
+            stats = searcher.search(batch, meter.spend)
+            finished |= {one.feature_idx: one for one in stats}
+            if keep:
+                keep(stats)
+    run = real.provenance if isinstance(real, AnalysisResult) else None
+    windows = sum(len(seeds) for seeds in planned.seeds.values())
+    return AnalysisResult(
+        provenance=describe_run(
+            site,
+            analysis="synthetic",
+            names={"corpus": run.corpus if run else ""} | dict(names or {}),
+            corpus_sha256=run.corpus_sha256 if run else "",
+            options=asdict(settings) | {"budget": settings.search.budget, "real_windows": windows},
+        ),
+        fit=None,
+        dictionary=None,
+        features=tuple(finished[feature] for feature in planned.features),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Meter:
+    """What was spent, told to whoever draws a bar."""
+
+    progress: Progress | None
+    spent: int = 0
+    total: int = 0
+
+    def expect(self, token_evaluations: int) -> None:
+        """Say how many are to come; a search may end before its budget does."""
+        self.total = self.spent + token_evaluations
+
+    def spend(self, token_evaluations: int) -> None:
+        """Count what was spent since the last call."""
+        self.spent += token_evaluations
+        if self.progress:
+            self.progress(token_evaluations, max(self.total, self.spent))
+
+
+class _Searcher:
+    """What the batches of one run share."""
+
+    def __init__(self, site: Site, planned: Plan, settings: SynthSettings) -> None:
+        self._site, self._seeds, self._settings = site, planned.seeds, settings
+        self._vocabulary = Vocabulary(site.model.tokens, site.model.d_vocab)
+        self._norms = directions.norms(site.sae)
+        self._groups = atlas_groups(planned.batches, self._vocabulary)
+        self._atlas: Atlas | None = None
+        with torch.no_grad():
+            self._reporter = Reporter(
+                site.model,
+                Reader(site, self._vocabulary),
+                self._vocabulary,
+                max_examples=settings.max_examples,
+                list_length=settings.list_length,
+                seed=settings.seed,
+            )
+
+    def search(self, batch: tuple[int, ...], spend: Callable[[int], None]) -> tuple[FeatureStats, ...]:
+        """Search some features side by side; no other batch changes what is found, whenever it is searched."""
+        single_tokens, cost = self._atlas_of(batch).of(batch)
+        evaluator = Evaluator(self._site, batch)
+        evaluator.token_evaluations = cost
+        seeds = {feature: self._seeds[feature] for feature in batch if feature in self._seeds}
+        search = Search(evaluator, self._vocabulary, self._settings.search, seeds, single_tokens)
+        searched = search.run(spend)
+        with torch.no_grad():
+            weights = weight_sides(self._site, batch, self._norms, self._settings.list_length)
+            return tuple(
+                self._reporter.feature_stats(feature, searched[feature], weight_side)
+                for feature, weight_side in zip(batch, weights, strict=True)
+            )
+
+    def _atlas_of(self, batch: tuple[int, ...]) -> Atlas:
+        """Return the atlas of the batch's group; a group of which a part was finished before has the same one."""
+        if self._atlas is None or batch[0] not in self._atlas.columns:
+            group = next(group for group in self._groups if batch in group)
+            features = tuple(feature for member in group for feature in member)
+            with torch.no_grad():
+                self._atlas = make_atlas(
+                    self._site, self._vocabulary, features, self._settings.search.budget, self._settings.seed
+                )
+        return self._atlas

@@ -439,7 +439,7 @@ class Search:
             for column in order:
                 if (ids := tuple(brood.ids[row, column].tolist())) not in seen:
                     seen.add(ids)
-                    fresh.append(column)
+                    fresh.append(int(column))
             texts = self._vocabulary.texts(brood.ids[row, fresh].tolist())
             picked += [(row, column) for column, text in zip(fresh, texts, strict=True) if text is not None][:most]
         return self._fluent.admit(brood, picked, self._measure, self._spent)

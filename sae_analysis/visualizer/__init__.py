@@ -1,7 +1,7 @@
 """Pictures of features: records in, PNG pages out; nothing is recomputed.
 
-Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``), so that a test or a notebook can
-read them back; ``visualize_features`` writes them all.
+Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``, ``search_page``), so that a test or a
+notebook can read them back; ``visualize_features`` writes them all.
 """
 
 import io
@@ -14,8 +14,10 @@ from PIL import Image
 
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, FeatureStats
-from sae_analysis.visualizer.pages import ROWS_PER_SUMMARY, feature_page, statistics_page, summary_page
+from sae_analysis.visualizer.pages import feature_page, statistics_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
+from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY, summary_page
+from sae_analysis.visualizer.synthetic_pages import search_page
 from sae_analysis.visualizer.theme import LIGHT, Theme
 from sae_analysis.visualizer.wording import Header
 
@@ -27,6 +29,7 @@ __all__ = [
     "Page",
     "Theme",
     "feature_page",
+    "search_page",
     "statistics_page",
     "summary_page",
     "visualize_features",
@@ -52,8 +55,9 @@ def visualize_features(
     """Write every page of an analysis into ``output_dir`` and return their paths.
 
     ``feature_N_<type>.png`` for each feature, ``summary_P_<type>.png`` for each page P of the overview, and
-    ``statistics_<type>.png`` where the result describes the whole dictionary (a bare mapping does not). Each file
-    appears whole or not at all; the same records give the same bytes.
+    ``statistics_<type>.png``: on the search where features were searched for, else on the whole dictionary where the
+    result describes it (a bare mapping does not). Each file appears whole or not at all; the same records give the
+    same bytes.
 
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
@@ -64,14 +68,17 @@ def visualize_features(
     header = Header.of(whole) if whole else Header()
     summaries = math.ceil(len(features) / ROWS_PER_SUMMARY)
     dictionary = whole.dictionary if whole else None
-    total = len(features) + summaries + (dictionary is not None)
+    searched = any(stats.search for stats in features.values())
+    total = len(features) + summaries + (searched or dictionary is not None)
 
     def pages() -> Iterator[tuple[str, Page]]:
         for index, stats in features.items():
             yield f"feature_{index}", feature_page(stats, header, analysis_type, theme=theme, dpi=dpi)
         for page in range(1, summaries + 1):
             yield f"summary_{page}", summary_page(features, page, header, analysis_type, theme=theme, dpi=dpi)
-        if dictionary:
+        if searched:
+            yield "statistics", search_page(features, header, theme=theme, dpi=dpi)
+        elif dictionary:
             yield "statistics", statistics_page(dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
 
     written: list[Path] = []

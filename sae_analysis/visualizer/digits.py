@@ -82,6 +82,16 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def count_tick(value: float) -> str:
+    """Return a round count for an axis: no more digits than it has.
+
+    >>> count_tick(2000.0), count_tick(20_000.0).replace(NO_BREAK, " ")
+    ('2,000', '20 k')
+    """
+    digits, _, unit = count(round(value)).partition(NO_BREAK)
+    return f"{float(digits):g}{NO_BREAK}{unit}" if unit else digits
+
+
 def counted(value: int, noun: str) -> str:
     """Return a count with its noun in the right number."""
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"

@@ -21,7 +21,7 @@ _LOG_FLOOR = 0.7
 """Lower end of a logarithmic axis of counts: a bin of one is still a bar."""
 
 _LABEL_GAP = 5.0
-_AXIS_LEFT, _AXIS_BELOW = 24.0, 11.0
+AXIS_LEFT, AXIS_BELOW = 24.0, 11.0
 _CEILING = 1.2
 _RUG = 5.0
 
@@ -29,6 +29,11 @@ _LONG_RANGE = 300.0
 """Ratio of the ends of a logarithmic axis from which its ticks are powers of ten alone."""
 
 Label = Callable[[float], str]
+
+
+def whole(value: float) -> str:
+    """Return a count on an axis."""
+    return count(round(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class Look:
     negative: Colour
     log_counts: bool = True
     x_label: Label = tick
-    y_label: Label = lambda value: count(round(value))
+    y_label: Label = whole
     exponents: bool = False
     """Whether the edges are powers of ten: ticks then stand at round numbers, not at round exponents."""
     rug: tuple[float, ...] = ()
@@ -71,7 +76,7 @@ def _visible(histogram: Histogram) -> tuple[float, float]:
     return first - spare, last + spare
 
 
-def _round_choices(low: float, high: float) -> Iterator[list[float]]:
+def round_choices(low: float, high: float) -> Iterator[list[float]]:
     """Yield lists of multiples of 1, 2 or 5 times a power of ten between two numbers, from many to few."""
     for most in (5, 4, 3, 2, 1):
         rough = (high - low) / most
@@ -81,7 +86,7 @@ def _round_choices(low: float, high: float) -> Iterator[list[float]]:
         yield [index * step for index in indices]
 
 
-def _decade_choices(low: float, high: float) -> Iterator[list[float]]:
+def decade_choices(low: float, high: float) -> Iterator[list[float]]:
     """Yield lists of powers of ten between two positive numbers, with 2 and 5 times them if they are few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     powers = [10.0**exponent for exponent in exponents]
@@ -98,13 +103,13 @@ def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponent
     if inside[0] == inside[-1]:
         yield [inside[0]]
     elif exponents:
-        for choice in _decade_choices(10 ** inside[0], 10 ** inside[-1]):
+        for choice in decade_choices(10 ** inside[0], 10 ** inside[-1]):
             yield [math.log10(value) for value in choice]
     elif _is_even(edges):
-        yield from _round_choices(inside[0], inside[-1])
+        yield from round_choices(inside[0], inside[-1])
     else:
         sizes = [abs(edge) for edge in inside if edge]
-        for choice in _decade_choices(min(sizes), max(sizes)):
+        for choice in decade_choices(min(sizes), max(sizes)):
             both = [*(-value for value in reversed(choice)), *choice]
             yield [value for value in both if inside[0] <= value <= inside[-1]]
 
@@ -113,8 +118,8 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
     """Draw counts over bins of equal width on the page, with ticks at round values of the edges."""
     first, last = _visible(histogram)
     tallest = max(histogram.counts)
-    below = _AXIS_BELOW + (_RUG if look.rug else 0.0)
-    area = Box(box.x + _AXIS_LEFT, box.y, box.width - _AXIS_LEFT, box.height - below)
+    below = AXIS_BELOW + (_RUG if look.rug else 0.0)
+    area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - below)
     floor, ceiling = (_LOG_FLOOR, max(10, tallest) ** 1.03) if look.log_counts else (0.0, tallest * _CEILING)
 
     def draw(axes: Axes) -> None:
@@ -148,29 +153,32 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
 
 def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
     """Draw one value per bin from zero, over bins of the width they have: rates by position."""
-    area = Box(box.x + _AXIS_LEFT, box.y, box.width - _AXIS_LEFT, box.height - _AXIS_BELOW)
+    area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - AXIS_BELOW)
     tallest = max(rates)
     ceiling = tallest * _CEILING if tallest > 0 else 1.0
 
     def draw(axes: Axes) -> None:
         axes.stairs(rates, edges, fill=True, color=look.colour, linewidth=0)
-        frame(axes, (edges[0], edges[-1]), (0.0, ceiling), log_y=False)
+        frame(axes, (edges[0], edges[-1]), (0.0, ceiling))
 
     sheet.plot(area, draw)
     for value in sorted({0.0, tallest}):
         label_left(sheet, area, area.bottom - area.height * value / ceiling, look.y_label(value), ruled=value > 0)
     scale = area.width / (edges[-1] - edges[0])
-    choices = _round_choices(edges[0], edges[-1])
+    choices = round_choices(edges[0], edges[-1])
     places = ([(area.x + (value - edges[0]) * scale, look.x_label(value)) for value in values] for values in choices)
     labels_below(sheet, area, places)
 
 
-def frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], *, log_y: bool) -> None:
-    """Fix the limits of bare axes."""
-    if log_y:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
+def frame(
+    axes: Axes, x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False, log_y: bool = False
+) -> None:
+    """Fix the scales and limits of bare axes."""
+    for is_log, axis, rescale in ((log_x, axes.xaxis, axes.set_xscale), (log_y, axes.yaxis, axes.set_yscale)):
+        if is_log:
+            rescale("log")
+            axis.set_major_locator(NullLocator())
+            axis.set_minor_locator(NullLocator())
     axes.set_xlim(*x)
     axes.set_ylim(*y)
 
@@ -191,7 +199,7 @@ def _count_ticks(tallest: int) -> list[float]:
 def label_left(sheet: Sheet, area: Box, y: float, label: str, *, ruled: bool) -> None:
     """Set a label left of the plot at height ``y``, with a hairline across; too long a label stands on the line."""
     sheet.rectangle(Box(area.x, y - 0.25, area.width, 0.5), sheet.theme.faint if ruled else sheet.theme.quiet)
-    if width_of(label, SMALL) <= _AXIS_LEFT - 3:
+    if width_of(label, SMALL) <= AXIS_LEFT - 3:
         sheet.text(area.x - 3, y + 0.32 * SMALL, label, colour=sheet.theme.quiet, align="right")
     else:
         sheet.text(area.x + 1, y - 1.5, label, colour=sheet.theme.quiet)
@@ -211,5 +219,5 @@ def labels_below(sheet: Sheet, area: Box, choices: Iterable[Sequence[tuple[float
 
 def _span(x: float, label: str, area: Box) -> tuple[float, float]:
     width = width_of(label, SMALL)
-    left = min(max(x - width / 2, area.x - _AXIS_LEFT / 2), area.right - width)
+    left = min(max(x - width / 2, area.x - AXIS_LEFT / 2), area.right - width)
     return left, left + width

@@ -437,8 +437,11 @@ def plain(text: str) -> list[Piece]:
     ]
 
 
-def quoted(token: str, owner: int, most: int = 18) -> list[Piece]:
-    """Return a token inside a sentence, without its outer spaces unless it has nothing else, cut at ``most``."""
+def quoted(tokens: Sequence[str], owner: int, most: int = 18) -> list[Piece]:
+    """Return tokens inside a sentence as one; a single one without its outer spaces, cut at ``most``."""
+    if len(tokens) > 1:
+        return [replace(piece, owners=(owner,)) for piece in pieces_of(tokens)]
+    token = tokens[0]
     bare = token.strip(" ") or token
     whole = len(bare) <= most or bare.isspace() or _BYTE.match(bare)
     pieces = pieces_of([bare if whole else f"{bare[:most]}…"])

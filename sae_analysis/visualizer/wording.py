@@ -12,8 +12,16 @@ _NAMED = 3
 _MOSTLY, _OFTEN = 0.5, 0.15
 """Share of firings that the named tokens must hold for *mostly* and for *often*."""
 
-Part = tuple[str, bool]
-"""Words of a sentence, and whether they are a token."""
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """Tokens that a sentence speaks of."""
+
+    tokens: tuple[str, ...]
+
+
+Part = str | Quoted
+"""What a sentence is made of: words of ours, and tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +57,9 @@ class Header:
 
 def answer(stats: FeatureStats) -> list[Part]:
     """Return the subtitle: how often, on what, towards what."""
-    pushes = _pushes(stats)
     if stats.is_dead:
-        return [(f"never fired in {counted(stats.token_count, 'token')}", False), *pushes]
-    return [(_how_often(stats), False), *_on_what(stats), *pushes]
+        return [f"never fired in {counted(stats.token_count, 'token')}", *pushes(stats)]
+    return [_how_often(stats), *_on_what(stats), *pushes(stats)]
 
 
 def _how_often(stats: FeatureStats) -> str:
@@ -75,13 +82,14 @@ def _on_what(stats: FeatureStats) -> list[Part]:
         return []
     held = sum(item.share for item in stats.top_tokens if item.token.strip(" ").casefold() in {*map(_plain, named)})
     how = "mostly" if held >= _MOSTLY else "often" if held >= _OFTEN else "many different ones, such as"
-    return [(", on " if stats.active_count == 1 else f", {how} ", False), *_listed(named)]
+    return [", on " if stats.active_count == 1 else f", {how} ", *_listed(named)]
 
 
-def _pushes(stats: FeatureStats) -> list[Part]:
+def pushes(stats: FeatureStats) -> list[Part]:
+    """Return towards which next tokens the feature pushes."""
     named = _distinct([token for token, effect in stats.top_boosted_tokens if effect > 0])
     verb = "would push" if stats.is_dead else "pushes"
-    return [(f"; {verb} towards ", False), *_listed(named)] if named else []
+    return [f"; {verb} towards ", *_listed(named)] if named else []
 
 
 def _plain(token: str) -> str:
@@ -99,7 +107,7 @@ def _distinct(tokens: Sequence[str]) -> list[str]:
 def _listed(tokens: Sequence[str]) -> list[Part]:
     parts: list[Part] = []
     for index, token in enumerate(tokens):
-        parts += [*([(", ", False)] if index else []), (token, True)]
+        parts += [*([", "] if index else []), Quoted((token,))]
     return parts
 
 

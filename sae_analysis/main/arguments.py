@@ -1,0 +1,174 @@
+"""What can be typed: the options that several modes share, and the values that they take."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from sae_analysis.feature_selection import GRAMMAR
+
+EXIT_USER_ERROR = 2
+
+_MOST_DIGITS = 12
+"""Longest number that is taken for one; what is longer is a slip of the hand and would not fit into memory."""
+
+_LONGEST_FILE_NAME = 255
+"""Bytes of a part of a path that file systems accept."""
+
+
+def print_error(message: str) -> None:
+    """Print one line, whatever a library put into its message."""
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error without the usage and exit."""
+        print_error(f"{message} (see {self.prog} --help)")
+        raise SystemExit(EXIT_USER_ERROR)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+# --- options that several modes share ------------------------------------------------------------------------------
+
+
+def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
+    """Add what is analysed; ``seed`` says what is random."""
+    group = parser.add_argument_group("what is analysed")
+    group.add_argument(
+        "--model",
+        type=name,
+        help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)",
+    )
+    group.add_argument("--sae", type=name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    _add_place_options(group)
+    group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
+    add_machine_options(group)
+    group.add_argument("--seed", type=count, default=0, help=seed)
+
+
+def _add_place_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--hook",
+        help="where the SAE reads, e.g. blocks.9.hook_resid_post; auto tries every hook of its width on a few hundred "
+        "tokens (default: what the SAE's configuration says, else auto)",
+    )
+    group.add_argument("--hook-out", help="where a transcoder writes (default: like --hook)")
+    group.add_argument(
+        "--center-residual",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="take the mean over its entries off each activation; auto asks the SAE's configuration, then the search",
+    )
+    group.add_argument(
+        "--vsae-sign",
+        choices=("auto", "relu", "signed"),
+        default="auto",
+        help="reading of VSAETopK files that leave open whether activations keep their sign; auto asks the data",
+    )
+
+
+def add_machine_options(group: argparse._ArgumentGroup) -> None:
+    """Add threads, device and number format."""
+    group.add_argument(
+        "--threads", type=positive, help="processor threads (default: measured at the start, since more can be slower)"
+    )
+    group.add_argument("--device", default="auto", help="torch device; auto takes CUDA where it is there")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="number format of the model: float32, bfloat16, float16; auto is float32 on a CPU",
+    )
+
+
+def add_reading_options(group: argparse._ArgumentGroup) -> None:
+    """Add how a corpus is read."""
+    group.add_argument(
+        "--text-unit", choices=("file", "blank-line"), default="file", help="what one document of a .txt file is"
+    )
+    group.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    group.add_argument("--max-tokens", type=positive, help="stop after that many tokens (default: the whole corpus)")
+
+
+def add_bos_option(group: argparse._ArgumentGroup, *, where: str) -> None:
+    """Add the choice of BOS; ``where`` is what it stands in front of."""
+    group.add_argument(
+        "--bos",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help=f"BOS in front of each {where}; auto asks the SAE's configuration, then the model",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) -> None:
+    """Add what is written and said."""
+    group = parser.add_argument_group("results")
+    group.add_argument("--output", type=Path, default=Path("results"), help="folder for pictures and JSON")
+    group.add_argument("--max-examples", type=positive, default=max_examples, help="strongest examples of a feature")
+    group.add_argument("--no-figures", action="store_true", help="write JSON only")
+    group.add_argument(
+        "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
+    )
+    group.add_argument("--verbose", action="store_true", help="say more about what happens")
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+def name(text: str) -> str:
+    """Read a path or a name."""
+    if max(len(part.encode(errors="surrogateescape")) for part in text.split("/")) > _LONGEST_FILE_NAME:
+        raise argparse.ArgumentTypeError(f"expected a path or a name, got {len(text)} characters of something else")
+    return text
+
+
+def _is_whole(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    if not _is_whole(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number from 0."""
+    if not _is_whole(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got '{text}'")
+    return int(text)
+
+
+def multiple(text: str) -> float:
+    """Read a number above 1."""
+    return _number(text, "a number above 1", lambda value: 1 < value < float("inf"))
+
+
+def rate(text: str) -> float:
+    """Read a number above 0."""
+    return _number(text, "a number above 0", lambda value: 0 < value < float("inf"))
+
+
+def portion(text: str) -> float:
+    """Read a number from 0 to 1."""
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
+    return value

@@ -1,0 +1,60 @@
+"""``inspect``: what an SAE checkpoint is, and where in a model it belongs."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from sae_analysis.main.arguments import HelpFormatter, add_machine_options, name
+from sae_analysis.main.running import DEMO_NAMES
+from sae_analysis.main.screen import hook_bar, say
+
+_DEMO = "demo"
+"""Name by which the demo model is meant."""
+
+
+def add_mode(modes: argparse._SubParsersAction) -> None:
+    """Add the mode and its options."""
+    parser = modes.add_parser(
+        "inspect",
+        help="what an SAE checkpoint is, and where in a model it belongs",
+        description="Recognise an SAE checkpoint and say what it is; with --model, try it at every hook of its width.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--sae", type=name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    parser.add_argument(
+        "--model", type=name, help="also look for its place in this model: name, folder, or demo for the demo model"
+    )
+    parser.add_argument("--corpus", type=name, help="text to try it on (default: six short texts of our own)")
+    parser.add_argument("--text-unit", choices=("file", "blank-line"), default="file", help=argparse.SUPPRESS)
+    parser.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    add_machine_options(parser.add_argument_group("machine"))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say what a checkpoint is, and where it belongs if a model is given."""
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.demo import default_model_folder, default_sae_path
+    from sae_analysis.inspection import describe, inspect_sae
+    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.sae_formats import load_sae
+
+    use_threads(options.threads)
+    sae = load_sae(options.sae or default_sae_path())
+    corpus = model = None
+    if options.corpus:
+        corpus = Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
+        next(iter(corpus), None)
+    if options.model:
+        source = str(default_model_folder(say)) if options.model == _DEMO else options.model
+        model = load_model(source, dtype=options.dtype, device=options.device)
+    with hook_bar() as advance:
+        found = inspect_sae(sae, options.sae or DEMO_NAMES["sae"], model, corpus, advance)
+    if options.json:
+        print(json.dumps(asdict(found), ensure_ascii=False, allow_nan=False, indent=2))
+    else:
+        for line in describe(found):
+            print(line)
+    return 0

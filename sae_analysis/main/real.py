@@ -1,0 +1,115 @@
+"""``real``: what each feature does on real text."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sae_analysis.main.arguments import (
+    HelpFormatter,
+    add_bos_option,
+    add_output_options,
+    add_reading_options,
+    add_subject_options,
+    multiple,
+    name,
+    positive,
+)
+from sae_analysis.main.running import names_of, open_site, print_rows, subject_rows, write_pictures
+from sae_analysis.main.screen import spending_bar
+
+if TYPE_CHECKING:
+    from sae_analysis.records import AnalysisResult
+
+
+def add_mode(modes: argparse._SubParsersAction) -> None:
+    """Add the mode and its options."""
+    parser = modes.add_parser(
+        "real",
+        help="what each feature does on real text",
+        description="Run text through a model and an SAE; write pictures and JSON of what each feature does.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    add_subject_options(parser, seed="seed of random features and examples")
+    _add_text_options(parser)
+    add_output_options(parser, max_examples=20)
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--corpus",
+        type=name,
+        help=".txt, .jsonl, .json, .parquet, a folder of these, or a data set's name (default: the demo corpus)",
+    )
+    add_reading_options(group)
+    group.add_argument("--seq-len", type=positive, default=128, help="tokens in a context window, BOS included")
+    group.add_argument("--batch-size", type=positive, default=16, help="windows in a batch")
+    group.add_argument(
+        "--dictionary-tokens",
+        type=positive,
+        default=1_000_000,
+        help="tokens on which all features are encoded, for the fit and the dictionary; after these only those asked "
+        "for, where the SAE's rule allows it",
+    )
+    group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
+    add_bos_option(group, where="window")
+    group.add_argument(
+        "--norm-outliers",
+        type=multiple,
+        metavar="MULTIPLE",
+        help="leave out tokens whose activation norm exceeds this multiple of their window's median",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Analyse real text: everything a user can get wrong is checked before the long part begins."""
+    from sae_analysis.feature_selection import parse_features
+    from sae_analysis.files import prepare_folder
+
+    selection = parse_features(options.features)
+    prepare_folder(options.output)
+
+    from sae_analysis.artifacts import write_result
+    from sae_analysis.corpus import Corpus, Windowing
+    from sae_analysis.demo import default_corpus
+    from sae_analysis.real_activations import RealSettings, analyze
+
+    corpus = Corpus(
+        source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field
+    )
+    site = open_site(options, corpus)
+    settings = RealSettings(
+        windowing=Windowing(
+            seq_len=options.seq_len, batch_size=options.batch_size, pack=options.pack, max_tokens=options.max_tokens
+        ),
+        bos=options.bos,
+        max_examples=options.max_examples,
+        norm_outliers=options.norm_outliers,
+        dictionary_tokens=options.dictionary_tokens,
+        seed=options.seed,
+        allow_poor_fit=options.allow_poor_fit,
+    )
+    names = names_of(options, "model", "sae", "corpus")
+    with spending_bar("reading", "tok") as advance:
+        result = analyze(site, selection, corpus, settings, names=names, progress=advance)
+    json_path = options.output / "real.json"
+    write_result(result, json_path)
+    print_rows(_rows(result))
+    write_pictures(result, options, json_path)
+    return 0
+
+
+def _rows(result: "AnalysisResult") -> dict[str, str]:
+    fit, run_, dictionary = result.fit, result.provenance, result.dictionary
+    assert fit is not None, "measured by every analysis of text"
+    assert dictionary is not None, "as above"
+    excluded = ", ".join(f"{count:,} {reason}" for reason, count in fit.excluded.items()) or "none"
+    return subject_rows(run_, dictionary.d_sae) | {
+        "Corpus": f"{run_.corpus}: {fit.document_count:,} documents, {fit.window_count:,} windows"
+        + (" (stopped by --max-tokens)" if fit.truncated else ""),
+        "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
+        "BOS": run_.bos,
+        "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}",
+        "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
+        f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
+    }

@@ -1,0 +1,81 @@
+"""What modes do alike: load, attach, scan text, write."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_analysis.main.screen import hook_bar, page_bar, say
+
+if TYPE_CHECKING:  # heavy: loaded when a mode runs
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.reconstruction import Site
+    from sae_analysis.records import AnalysisResult, Provenance
+
+DEMO_NAMES = {
+    "model": "SmolLM2-135M-Instruct (embedded default)",
+    "sae": "demo/sae (embedded default)",
+    "corpus": "State of the Union addresses the SAE was not trained on (embedded default)",
+}
+
+
+def names_of(options: argparse.Namespace, *parts: str) -> dict[str, str]:
+    """Return what model, SAE and corpus are called, as typed."""
+    return {part: getattr(options, part) or DEMO_NAMES[part] for part in parts}
+
+
+def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
+    """Load SAE and model and bring them together; what is quickly seen to be wrong is said first."""
+    from sae_analysis.demo import default_model_folder, default_sae_path
+    from sae_analysis.inspection import score_table
+    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.reconstruction import attach
+    from sae_analysis.sae_formats import load_sae
+
+    use_threads(options.threads)
+    sae = load_sae(options.sae or default_sae_path())
+    if corpus is not None:
+        next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded
+    model = load_model(options.model or str(default_model_folder(say)), dtype=options.dtype, device=options.device)
+    with hook_bar() as advance:
+        site = attach(
+            sae,
+            model,
+            options.hook,
+            options.bos,
+            hook_out=options.hook_out,
+            centre=options.center_residual,
+            sign=options.vsae_sign,
+            documents=corpus,
+            progress=advance,
+        )
+    for line in score_table(site.hook_search) if site.hook_search else ():
+        say(line)
+    return site
+
+
+def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:
+    """Return the rows of a report that say what was analysed."""
+    return {
+        "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {d_sae:,} features",
+        "Model": f"{run.model}, {run.dtype} on {run.device}",
+        "Hook": f"{run.place} ({run.hook_reason})",
+    }
+
+
+def print_rows(rows: dict[str, str]) -> None:
+    """Print a report."""
+    for row, text in rows.items():
+        print(f"{row + ':':<10}{text}")
+
+
+def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_path: Path) -> None:
+    """Draw the pages of a result that is written already, unless told not to, and list all files."""
+    written = [json_path]
+    if not options.no_figures:
+        from sae_analysis.visualizer import visualize_features
+
+        with page_bar() as advance:
+            written += visualize_features(result, options.output, result.provenance.analysis, progress=advance)
+    print(f"Wrote {len(written)} files to {options.output}:")
+    for path in written:
+        print(f"  {path}")

@@ -1,0 +1,212 @@
+"""``synthetic``: what each feature could do, on the input that fires it hardest."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_analysis.main.arguments import (
+    HelpFormatter,
+    add_bos_option,
+    add_output_options,
+    add_reading_options,
+    add_subject_options,
+    count,
+    name,
+    portion,
+    positive,
+    rate,
+)
+from sae_analysis.main.running import names_of, open_site, print_rows, subject_rows, write_pictures
+from sae_analysis.main.screen import say, spending_bar
+
+if TYPE_CHECKING:  # heavy: loaded when the mode runs
+    from sae_analysis.artifacts import FinishedFeatures
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.feature_selection import FeatureSelection
+    from sae_analysis.reconstruction import Site
+    from sae_analysis.records import AnalysisResult, FeatureStats
+    from sae_analysis.synth_activations import SynthSettings
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+def add_mode(modes: argparse._SubParsersAction) -> None:
+    """Add the mode and its options."""
+    parser = modes.add_parser(
+        "synthetic",
+        help="what each feature could do, on the input that fires it hardest",
+        description="Search for the token sequences that fire each feature hardest; write pictures and JSON of them. "
+        "A run that was interrupted goes on when the same command is given again.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
+    _add_search_options(parser)
+    _add_text_options(parser)
+    add_output_options(parser, max_examples=10)
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument("--seq-len", type=positive, default=12, help="tokens in a sequence, BOS not counted")
+    group.add_argument(
+        "--budget",
+        type=positive,
+        help="token-evaluations for each feature: a token run through the model is one, run backward too three "
+        "(default: 1,600 for each token of a sequence, and what --n-steps cost)",
+    )
+    group.add_argument(
+        "--n-steps", type=count, default=30, help="gradient steps of the stage in embedding space; 0 leaves it out"
+    )
+    group.add_argument("--learning-rate", type=rate, default=0.2, help="of that stage")
+    group.add_argument(
+        "--fluency", type=portion, default=0.3, help="share of the effort for sequences that read like text, 0 to 1"
+    )
+    group.add_argument("--batch-size", type=positive, default=8, help="features searched side by side")
+    add_bos_option(group, where="sequence")
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("real text to begin with")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--corpus", type=name, help="text to scan first: file, folder or data set's name (default: none is read)"
+    )
+    either.add_argument(
+        "--real", type=name, metavar="FILE", help="real.json of the same model, SAE and hook, instead of --corpus"
+    )
+    add_reading_options(group)
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search: everything a user can get wrong is checked before the long part begins."""
+    from sae_analysis.feature_selection import parse_features
+    from sae_analysis.files import prepare_folder
+
+    selection = parse_features(options.features)
+    prepare_folder(options.output)
+
+    from sae_analysis.artifacts import FinishedFeatures, read_result, write_result
+    from sae_analysis.synth_activations import plan, synthesize
+
+    real = read_result(Path(options.real)) if options.real else None
+    corpus = _corpus(options)
+    site = open_site(options, corpus)
+    settings = _settings(options)
+    if corpus is not None:
+        real, selection = _scan(site, selection, corpus, options)
+    planned = plan(site, selection, settings, real)
+    finished = FinishedFeatures(options.output, "synthetic", planned.fingerprint)
+    done = _resume(finished, len(planned.features))
+    try:
+        with spending_bar("searching", "eval") as advance:
+            result = synthesize(
+                site,
+                selection,
+                settings,
+                real=real,
+                names=names_of(options, "model", "sae"),
+                progress=advance,
+                done=done,
+                keep=finished.add,
+            )
+    except KeyboardInterrupt:
+        done, _ = finished.read()
+        say(f"{len(done)} of {len(planned.features)} features are finished; the same command goes on from there.")
+        raise
+    json_path = options.output / "synthetic.json"
+    write_result(result, json_path)
+    finished.remove()
+    print_rows(_rows(result, site.sae.dict_size))
+    write_pictures(result, options, json_path)
+    return 0
+
+
+def _corpus(options: argparse.Namespace) -> "Corpus | None":
+    from sae_analysis.corpus import Corpus
+
+    if not options.corpus:
+        return None
+    return Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
+
+
+def _settings(options: argparse.Namespace) -> "SynthSettings":
+    from sae_analysis.synth_activations import SynthSettings
+
+    return SynthSettings(
+        seq_len=options.seq_len,
+        budget=options.budget,
+        n_steps=options.n_steps,
+        learning_rate=options.learning_rate,
+        fluency=options.fluency,
+        max_examples=options.max_examples,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        bos=options.bos,
+    )
+
+
+def _scan(
+    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace
+) -> tuple["AnalysisResult", "FeatureSelection"]:
+    """Analyse the text; return what the features do on it, and which these are where the text decides."""
+    from sae_analysis.corpus import Windowing
+    from sae_analysis.feature_selection import FeatureSelection
+    from sae_analysis.real_activations import RealSettings, analyze
+
+    longest = site.model.context_length or Windowing().seq_len
+    settings = RealSettings(
+        windowing=Windowing(seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens),
+        bos=options.bos,
+        seed=options.seed,
+        allow_poor_fit=options.allow_poor_fit,
+    )
+    with spending_bar("reading", "tok") as advance:
+        real = analyze(
+            site, selection, corpus, settings, names=names_of(options, "model", "sae", "corpus"), progress=advance
+        )
+    if selection.needs_data:
+        ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
+        selection = FeatureSelection(kind="indices", ranges=ranges)
+    return real, selection
+
+
+# --- interrupted and resumed ---------------------------------------------------------------------------------------
+
+
+def _resume(finished: "FinishedFeatures", total: int) -> "dict[int, FeatureStats]":
+    """Return what an interrupted run of the same command came to, and say so."""
+    done, is_damaged = finished.read()
+    if is_damaged:
+        say(f"{finished.path} is damaged; what stands before the damage is used.")
+    if done:
+        say(f"Going on with an interrupted run: {len(done)} of {total} features are finished.")
+    for other in finished.others():
+        say(f"{other} belongs to a run of other features, settings or text: it is left as it is, and nothing taken.")
+    return done
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+_BEYOND = 1.001
+"""Multiple of another activation from which it is not rounding that one is larger."""
+
+
+def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
+    run_, options = result.provenance, result.provenance.options
+    fired = [stats for stats in result.features if not stats.is_dead]
+    alone = [stats.search.single_token[1] for stats in fired if stats.search]
+    beyond = sum(stats.max_activation > _BEYOND * value for stats, value in zip(fired, alone, strict=True))
+    return subject_rows(run_, d_sae) | {
+        "BOS": run_.bos,
+        "Text": f"{run_.corpus}: {options['real_windows']:,} windows" if run_.corpus else "none to begin with",
+        "Search": f"{options['budget']:,} token-evaluations a feature, sequences of {options['seq_len']} tokens, "
+        f"seed {options['seed']}",
+        "Features": f"{len(fired):,} of {len(result.features):,} were made to fire, {beyond:,} of them harder than by "
+        "any token alone",
+    }

@@ -1,0 +1,71 @@
+"""Real text to begin a search with: the ends of windows on which a feature fired, from an analysis of real text."""
+
+from collections.abc import Mapping, Sequence
+
+from sae_analysis.errors import OutputError
+from sae_analysis.reconstruction import Site
+from sae_analysis.records import ActivationExample, AnalysisResult, FeatureStats, Provenance
+
+RealResult = AnalysisResult | Mapping[int, FeatureStats]
+"""What ``real`` returns: the whole of it, or the statistics alone, whose origin cannot be checked."""
+
+Seeds = dict[int, tuple[tuple[int, ...], ...]]
+"""Token sequences by feature."""
+
+
+def real_windows(real: RealResult, features: Sequence[int], seq_len: int, special: frozenset[int]) -> Seeds:
+    """Return for each feature its real examples' last ``seq_len`` tokens up to the peak, strongest first, each once.
+
+    What stands before the last special token is left out: no text is cut into it. A feature that did not fire upwards
+    has none, and is left out.
+    """
+    known = real.by_feature() if isinstance(real, AnalysisResult) else real
+    seeds: Seeds = {}
+    for feature in features:
+        examples = known[feature].examples if feature in known else ()
+        windows = [_end(example, seq_len, special) for example in examples if example.max_activation > 0]
+        if distinct := tuple(dict.fromkeys(window for window in windows if window)):
+            seeds[feature] = distinct
+    return seeds
+
+
+def _end(example: ActivationExample, seq_len: int, special: frozenset[int]) -> tuple[int, ...]:
+    ids = example.token_ids[: example.peak_position + 1]
+    begin = max((place + 1 for place, token in enumerate(ids) if token in special), default=0)
+    return ids[begin:][-seq_len:]
+
+
+def check_origin(real: AnalysisResult, site: Site) -> None:
+    """Refuse an analysis of another kind, model, SAE or place.
+
+    Raises:
+        OutputError: it is of another kind, or was made with something else.
+    """
+    run = real.provenance
+    if run.analysis != "real":
+        raise OutputError(
+            f"A result of '{run.analysis}' was given as real text to begin with: give a real.json, or drop --real."
+        )
+    for what, theirs, ours in _differences(run, site):
+        raise OutputError(
+            f"The real result is of another {what}: it was made with {theirs}, and the search is to run on {ours}. "
+            "Give a real.json of the same model, SAE and hook, or drop --real."
+        )
+
+
+def _differences(run: Provenance, site: Site) -> list[tuple[str, str, str]]:
+    """Return what is not the same, what it was, and what it is."""
+    model, origin = site.model, site.sae.origin
+    pairs = [
+        ("model", _hashed(run.model, run.model_sha256), _hashed(model.name, model.fingerprint)),
+        ("SAE", _hashed(run.sae, run.sae_sha256), _hashed(origin.format_name, origin.sha256)),
+        ("reading of the SAE", run.activation_rule, site.sae.rule_name),
+        ("hook", run.hook, site.hook),
+    ]
+    same = [run.model_sha256 == model.fingerprint, run.sae_sha256 == origin.sha256]
+    same += [run.activation_rule == site.sae.rule_name, run.hook == site.hook]
+    return [pair for pair, is_same in zip(pairs, same, strict=True) if not is_same]
+
+
+def _hashed(name: str, sha256: str) -> str:
+    return f"{name} (hash {sha256[:12] or 'unknown'})"

@@ -1,0 +1,207 @@
+"""From what a search found to what is said of a feature: chosen, read anew, counted.
+
+Of the search's own numbers only what it cost and how it went are passed on; every activation comes from ``Reader``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from sae_analysis.accumulators import PositionStatistics, SparseActs, TokenStatistics, ValueStatistics, Windows
+from sae_analysis.feature_stats import Counted, WeightSide
+from sae_analysis.language_model import LanguageModel
+from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Relaxation, Synthesis
+from sae_analysis.synth_activations.scoring import Ids, Reader
+from sae_analysis.synth_activations.search import Found, Searched
+from sae_analysis.synth_activations.vocabulary import Vocabulary
+
+_PADDING = -1
+
+
+class Reporter:
+    """Puts together what is said of each feature that was searched for. The caller holds the grad mode."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        reader: Reader,
+        vocabulary: Vocabulary,
+        *,
+        max_examples: int,
+        list_length: int,
+        seed: int,
+    ) -> None:
+        """Prepare; ``seed`` is that of the search, for the record."""
+        self._model, self._reader, self._vocabulary = model, reader, vocabulary
+        self._max_examples, self._list_length, self._seed = max_examples, list_length, seed
+
+    def feature_stats(self, feature: int, searched: Searched, weights: WeightSide) -> FeatureStats:
+        """Return the statistics of a feature over the tokens of its examples, strongest first."""
+        found, texts = self._texts(searched.found)
+        best, along = self._chosen([one.ids for one in found], feature)
+        made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
+        examples = sorted((made[place] for place in best), key=_strength, reverse=True)
+        fluent = [made[place] for place in along]
+        kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
+        assert searched.single_token is not None, "single tokens are tried before every search"
+        token = int(searched.single_token[0])
+        return self._count(examples).feature_stats(
+            feature,
+            0,
+            weights,
+            examples=tuple(examples),
+            search=FeatureSearch(
+                token_evaluations=int(searched.token_evaluations),
+                convergence=_improvements(searched.convergence),
+                single_token=(
+                    self._model.tokens.strings([token])[0],
+                    max(0.0, self._reader.read((token,), feature).value),
+                ),
+                frontier=tuple(fluent[place] for place in kept),
+                relaxation=_relaxation(searched.relaxation),
+            ),
+        )
+
+    def _texts(self, found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+        """Return what is text, and the texts."""
+        texts = self._vocabulary.texts([one.ids for one in found])
+        pairs = [(one, text) for one, text in zip(found, texts, strict=True) if text is not None]
+        return [one for one, _ in pairs], [text for _, text in pairs]
+
+    def _chosen(self, sequences: Sequence[Ids], feature: int) -> tuple[list[int], list[int]]:
+        """Return the places of the strongest sequences that differ, and of those along the frontier of fluency.
+
+        Where some fire the feature, those that do not are left out; where none does, the nearest are kept.
+        """
+        screened = self._reader.screen(sequences, feature)
+        ranked = sorted(range(len(sequences)), key=lambda place: screened[place][:2], reverse=True)
+        firing = [place for place in ranked if screened[place][0] > 0]
+        candidates = firing or ranked
+        best = differing([sequences[place] for place in candidates], self._max_examples)
+        along = frontier([(screened[place][2], screened[place][0]) for place in firing])
+        return [candidates[place] for place in best], [firing[place] for place in along]
+
+    def _example(self, found: Found, text: str, feature: int) -> ActivationExample:
+        [encoded] = self._model.tokens.tokenize([text])
+        reading = self._reader.read(encoded, feature)
+        return ActivationExample(
+            text=text,
+            tokens=self._model.tokens.strings(encoded),
+            token_ids=reading.ids,
+            activations=reading.activations,
+            max_activation=reading.value,
+            peak_position=reading.peak,
+            source=found.provenance,
+            synthesis=Synthesis(
+                pre_activation=reading.pre_activation,
+                cross_entropy=reading.cross_entropy,
+                attribution=self._reader.attribution(reading, feature),
+                is_text=reading.ids == found.ids,
+                is_sink=reading.is_sink,
+                provenance=found.provenance,
+                seed=self._seed,
+                token_evaluations=int(found.evaluations),
+            ),
+        )
+
+    def _count(self, examples: Sequence[ActivationExample]) -> Counted:
+        """Count the examples' tokens, all of which are kept, as tokens of a text are."""
+        longest = max((len(example.token_ids) for example in examples), default=1)
+        values, tokens = ValueStatistics(1), TokenStatistics(1, self._model.d_vocab)
+        positions = PositionStatistics(1, longest)
+        acts = _as_batch(examples, longest)
+        for accumulator in (values, tokens, positions):
+            accumulator.update(acts)
+        return Counted(
+            values=values,
+            tokens=tokens,
+            positions=positions,
+            token_count=int(acts.windows.keep.sum()),
+            text=self._model.tokens,
+            list_length=self._list_length,
+        )
+
+
+# --- choosing ------------------------------------------------------------------------------------------------------
+
+
+def differing(sequences: Sequence[Ids], most: int) -> list[int]:
+    """Return the places of at most ``most`` sequences, taken in order, leaving out what is much like one taken before.
+
+    Much like another is a sequence that shares more than half of its tokens with it, each as often as both have it.
+    """
+    chosen: list[int] = []
+    for place, ids in enumerate(sequences):
+        if len(chosen) == most:
+            break
+        shared = (_shared(ids, sequences[other]) for other in chosen)
+        if all(2 * count <= len(ids) for count in shared):
+            chosen.append(place)
+    return chosen
+
+
+def _shared(left: Ids, right: Ids) -> int:
+    return (Counter(left) & Counter(right)).total()
+
+
+def frontier(points: Sequence[tuple[float | None, float]]) -> list[int]:
+    """Return the places of (cross-entropy, activation) that none equals or beats in both; both ascend.
+
+    A point without cross-entropy is none of them.
+    """
+    fluent = [(entropy, -value, place) for place, (entropy, value) in enumerate(points) if entropy is not None]
+    highest, chosen = -float("inf"), []
+    for _, negative, place in sorted(fluent):
+        if -negative > highest:
+            highest = -negative
+            chosen.append(place)
+    return chosen
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+def _synthesis(example: ActivationExample) -> Synthesis:
+    assert example.synthesis is not None, "made above"
+    return example.synthesis
+
+
+def _strength(example: ActivationExample) -> tuple[float, float]:
+    return example.max_activation, _synthesis(example).pre_activation
+
+
+def _improvements(convergence: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Return (token-evaluations, largest activation so far) at each improvement; nearing is none before it fires."""
+    improved: list[tuple[int, float]] = []
+    for spent, value in convergence:
+        if value > (improved[-1][1] if improved else 0.0):
+            improved.append((int(spent), float(value)))
+    return tuple(improved)
+
+
+def _relaxation(measured: tuple[float, float] | None) -> Relaxation | None:
+    return None if measured is None else Relaxation(relaxed=float(measured[0]), discrete=float(measured[1]))
+
+
+def _as_batch(examples: Sequence[ActivationExample], longest: int) -> SparseActs:
+    """Return the examples as a batch of windows for the accumulators."""
+    token_ids = np.full((len(examples), longest), _PADDING, np.int64)
+    values = np.zeros((len(examples), longest), np.float32)
+    for row, example in enumerate(examples):
+        token_ids[row, : len(example.token_ids)] = example.token_ids
+        values[row, : len(example.token_ids)] = example.activations
+    row, position = np.nonzero(values)
+    return SparseActs(
+        feature=np.zeros(len(row), np.int64),
+        row=row,
+        position=position,
+        value=values[row, position],
+        windows=Windows(
+            sequence=np.arange(len(examples)),
+            token_ids=token_ids,
+            keep=token_ids != _PADDING,
+            document=tuple(example.source for example in examples),
+            start=np.zeros(len(examples), np.int64),
+        ),
+    )
