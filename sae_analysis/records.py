@@ -46,7 +46,8 @@ class Synthesis:
     BOS; None for a single token without one."""
 
     attribution: tuple[float, ...]
-    """For each token, by how much the example's largest activation falls when that token alone is deleted."""
+    """For each token, by how much the example's largest activation falls when that token alone is deleted; in
+    magnitude, for an activation below zero."""
 
     is_text: bool
     """Whether ``text`` is cut into exactly ``token_ids`` again."""
@@ -160,6 +161,10 @@ class FeatureSearch:
 
     frontier: tuple[ActivationExample, ...] = ()
     """The strongest example at each level of fluency: ascending in cross-entropy and in activation."""
+
+    shortest: ActivationExample | None = None
+    """The strongest example without the tokens that can go while 95 % of its activation and a text are left; None if
+    the feature never fired."""
 
     relaxation: Relaxation | None = None
     """The stage in embedding space; None if it was not run."""

@@ -212,6 +212,7 @@ def search(*, scale: float = 10.0, seed: int = 0, **fields: Any) -> FeatureSearc
         "token_evaluations": 100_000, "convergence": tuple(zip(spent, [*values, scale], strict=True)),
         "single_token": (" vessel", scale * chooser.uniform(0.5, 0.9)), "frontier": frontier,
         "relaxation": Relaxation(relaxed=relaxed, discrete=discrete),
+        "shortest": synthetic_example(window(3, seed + 90), 2, 0.96 * scale, seed=seed + 90, token_ids=(-99,) * 3),
     }  # fmt: skip
     return FeatureSearch(**base | fields)
 
@@ -247,7 +248,7 @@ def unfired_stats(feature: int = 3, **fields: Any) -> FeatureStats:
                           attribution=(0.0,) * 8, token_ids=(at,) * 8)
         for at in range(3)
     )  # fmt: skip
-    nothing = search(convergence=(), single_token=(" vessel", 0.0), frontier=(), relaxation=None)
+    nothing = search(convergence=(), single_token=(" vessel", 0.0), frontier=(), relaxation=None, shortest=None)
     return dead_stats(feature, **{"token_count": 24, "examples": closest, "search": nothing} | fields)
 
 

@@ -79,7 +79,8 @@ def differences(model: Path, sae: Path, result: Path) -> dict[str, float]:
         search = stats["search"]
         strongest = max((example["max_activation"] for example in stats["examples"]), default=0.0)
         found = [("feature maximum", abs(strongest - stats["max_activation"]) / max(strongest, 1e-9))]
-        for example in stats["examples"] + search["frontier"]:
+        shortest = [search["shortest"]] if search["shortest"] else []
+        for example in stats["examples"] + search["frontier"] + shortest:
             found += compare(plain, stats["feature_idx"], example)
         for kind, difference in found:
             largest[kind] = max(largest.get(kind, 0.0), difference)

@@ -425,7 +425,7 @@ def test_a_hook_that_resembles_none_names_the_first(model):
 
 
 def test_a_hook_that_is_never_reached_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(model, "forward", lambda _: None)
+    monkeypatch.setattr(model, "forward", lambda *_: None)
     with pytest.raises(ModelError) as caught:
         model.activations(IDS, "blocks.0.hook_resid_pre")
     assert str(caught.value) == (

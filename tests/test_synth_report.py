@@ -36,8 +36,8 @@ from sae_analysis.synth_activations import (
 )
 from sae_analysis.synth_activations.atlas import atlas_groups, make_atlas
 from sae_analysis.synth_activations.real_windows import real_windows
-from sae_analysis.synth_activations.report import differing, frontier
-from sae_analysis.synth_activations.scoring import SINK_MULTIPLE, Reader
+from sae_analysis.synth_activations.report import SUFFICIENT, differing, frontier
+from sae_analysis.synth_activations.scoring import SINK_MULTIPLE, Reader, without
 
 HOOK = "blocks.1.hook_resid_post"
 SHORT = SynthSettings(seq_len=5, budget=1_500, n_steps=3, max_examples=4, batch_size=2)
@@ -174,7 +174,8 @@ def test_what_weights_say_is_what_the_real_analysis_says(result, real):
 def test_every_text_is_cut_into_its_tokens_and_says_where_it_is_from(result, bos_model):
     for stats in result.features:
         assert stats.search is not None
-        for example in (*stats.examples, *stats.search.frontier):
+        assert stats.search.shortest is not None
+        for example in (*stats.examples, *stats.search.frontier, stats.search.shortest):
             assert bos_model.tokens.tokenize([example.text]) == [list(example.token_ids)]
             assert bos_model.tokens.strings(example.token_ids) == example.tokens
             assert example.synthesis is not None
@@ -291,6 +292,22 @@ def test_examples_differ_in_half_of_their_tokens_from_every_stronger_one(sequenc
             break
         assert (place in chosen) == (not is_like)
         taken += [] if is_like else [ids]
+
+
+def test_the_shortest_keeps_enough_and_no_token_of_it_can_go(result, vocabulary, bos_model_folder, sae_folder):
+    plain, lengths = Plain(bos_model_folder, sae_folder, layer=1, bos=True), []
+    for stats in result.features:
+        strongest, shortest = stats.examples[0], stats.search.shortest
+        rest = iter(strongest.token_ids)
+        assert all(token in rest for token in shortest.token_ids), "its tokens, in their order"
+        assert shortest.max_activation >= SUFFICIENT * strongest.max_activation
+        lengths.append((len(shortest.token_ids), len(strongest.token_ids)))
+        fewer = [without(shortest.token_ids, place) for place in range(len(shortest.token_ids))]
+        for ids, text in zip(fewer, vocabulary.texts(fewer), strict=True):
+            if ids and text is not None:
+                value = float(plain.run(list(ids), stats.feature_idx)[0].max())
+                assert value < SUFFICIENT * strongest.max_activation + 1e-4
+    assert any(short < long for short, long in lengths), "else this says nothing"
 
 
 def test_what_is_no_text_is_not_reported_and_doubles_count_once(told, site, vocabulary):

@@ -719,7 +719,7 @@ def test_bars_below_tokens_are_as_deep_as_what_is_lost_without_them():
     example = make.synthetic_example(make.window(6), 3, 8.0, attribution=lost, cross_entropy=None)
     stats = make.synthetic_stats(
         examples=(example,),
-        search=make.search(frontier=(), relaxation=None),
+        search=make.search(frontier=(), relaxation=None, shortest=None),
         logit_histogram=Histogram(edges=(), counts=()),
     )
     page = feature_page(stats)
@@ -745,12 +745,20 @@ def test_what_nothing_fires_has_no_bars_below_its_tokens():
 def test_cells_of_a_search_include_the_frontier_without_repeating_examples():
     stats = make.synthetic_stats()
     page = feature_page(stats)
-    shown = [*stats.examples, *stats.search.frontier[:-1]]
+    shown = [*stats.examples, *stats.search.frontier[:-1], stats.search.shortest]
     assert stats.search.frontier[-1] in stats.examples
     assert {cell.row for cell in page.cells} == set(range(len(shown)))
     assert all(cell.value == shown[cell.row].activations[cell.token] for cell in page.cells)
     for example in stats.search.frontier[:-1]:
         assert digits.number(example.max_activation) in words(page, "frontier examples")
+
+
+def test_the_shortest_example_stands_by_itself_or_not_at_all():
+    stats = make.synthetic_stats()
+    said = words(feature_page(stats), "shortest example")
+    assert digits.number(stats.search.shortest.max_activation) in said
+    without = replace(stats, search=replace(stats.search, shortest=None))
+    assert not [item for item in feature_page(without).lettering if item.panel == "shortest example"]
 
 
 def test_a_long_frontier_is_shown_at_even_steps():

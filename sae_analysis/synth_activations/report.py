@@ -12,9 +12,12 @@ from sae_analysis.accumulators import PositionStatistics, SparseActs, TokenStati
 from sae_analysis.feature_stats import Counted, WeightSide
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Relaxation, Synthesis
-from sae_analysis.synth_activations.scoring import Ids, Reader
+from sae_analysis.synth_activations.scoring import Ids, Reader, without
 from sae_analysis.synth_activations.search import Found, Searched
 from sae_analysis.synth_activations.vocabulary import Vocabulary
+
+SUFFICIENT = 0.95
+"""Share of the strongest activation that the shortest text for it keeps."""
 
 _PADDING = -1
 
@@ -42,6 +45,7 @@ class Reporter:
         best, along = self._chosen([one.ids for one in found], feature)
         made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
         examples = sorted((made[place] for place in best), key=_strength, reverse=True)
+        strongest = examples[0] if examples and examples[0].max_activation > 0 else None
         fluent = [made[place] for place in along]
         kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
         assert searched.single_token is not None, "single tokens are tried before every search"
@@ -59,6 +63,7 @@ class Reporter:
                     max(0.0, self._reader.read((token,), feature).value),
                 ),
                 frontier=tuple(fluent[place] for place in kept),
+                shortest=strongest and self._shortest(strongest, feature),
                 relaxation=_relaxation(searched.relaxation),
             ),
         )
@@ -81,6 +86,37 @@ class Reporter:
         best = differing([sequences[place] for place in candidates], self._max_examples)
         along = frontier([(screened[place][2], screened[place][0]) for place in firing])
         return [candidates[place] for place in best], [firing[place] for place in along]
+
+    def _shortest(self, example: ActivationExample, feature: int) -> ActivationExample:
+        """Return what is left of an example when tokens go: its end, its beginning, then one by one."""
+        enough = SUFFICIENT * example.max_activation
+        ids = example.token_ids[: example.peak_position + 1]
+        ids = self._sufficient([example.token_ids, *(ids[begin:] for begin in range(len(ids)))], enough, feature)
+        while len(ids) > 1:
+            fewer = self._sufficient([ids, *(without(ids, place) for place in range(len(ids)))], enough, feature)
+            if fewer == ids:
+                break
+            ids = fewer
+        origin = _synthesis(example)
+        found = Found(
+            ids=ids,
+            value=example.max_activation,
+            position=example.peak_position,
+            provenance=origin.provenance,
+            evaluations=origin.token_evaluations,
+        )
+        return self._example(found, self._vocabulary.texts([ids])[0] or "", feature)
+
+    def _sufficient(self, sequences: Sequence[Ids], enough: float, feature: int) -> Ids:
+        """Return the shortest, and of the shortest the strongest, that is text and enough; the first one if none is."""
+        texts = self._vocabulary.texts(sequences)
+        screened = self._reader.screen(sequences, feature)
+        left = [
+            (len(ids), -seen[0], ids)
+            for ids, text, seen in zip(sequences, texts, screened, strict=True)
+            if text is not None and seen[0] >= enough
+        ]
+        return min(left)[2] if left else sequences[0]
 
     def _example(self, found: Found, text: str, feature: int) -> ActivationExample:
         [encoded] = self._model.tokens.tokenize([text])

@@ -25,6 +25,11 @@ _NUMBERS_AT_ONCE = 1 << 24
 Ids = tuple[int, ...]
 
 
+def without(ids: Ids, place: int) -> Ids:
+    """Return a sequence without one of its tokens."""
+    return (*ids[:place], *ids[place + 1 :])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one sequence does to one feature, read whole and alone in its batch."""
@@ -97,7 +102,7 @@ class Reader:
         ids = reading.ids
         if len(ids) == 1:
             return (reading.value,)
-        shorter = torch.tensor([[*ids[:place], *ids[place + 1 :]] for place in range(len(ids))])
+        shorter = torch.tensor([without(ids, place) for place in range(len(ids))])
         largest: list[float] = []
         for part in shorter.split(self._rows_at_once(len(ids), self._site.sae.dict_size)):
             activations, _ = self._encode(self._activations(part), feature)

@@ -32,7 +32,7 @@ _DEEPEST = 5.0
 def activation_scale(stats: FeatureStats) -> float:
     """Return the activation at which the colour of a page is full: the largest magnitude there is on it."""
     bands = [example for band in stats.example_bands for example in band.examples]
-    shown = (*stats.examples, *bands, *frontier_shown(stats))
+    shown = (*stats.examples, *bands, *frontier_shown(stats), *_shortest(stats))
     seen = [abs(value) for example in shown for value in example.activations]
     return max([abs(stats.max_activation), abs(stats.min_activation), *seen])
 
@@ -40,7 +40,7 @@ def activation_scale(stats: FeatureStats) -> float:
 def shown_count(stats: FeatureStats) -> int:
     """Return how many examples a page shows."""
     bands = sum(len(band.examples) for band in stats.example_bands)
-    return len(stats.examples) + bands + len(frontier_shown(stats))
+    return len(stats.examples) + bands + len(frontier_shown(stats)) + len(_shortest(stats))
 
 
 def top_examples(column: Column, stats: FeatureStats, scale: float) -> None:
@@ -68,7 +68,7 @@ def _legend(stats: FeatureStats) -> str:
     said += "lost when that token alone is deleted, down to all of it"
     if stats.is_dead:
         said = "none of them fires it: how close one comes is its pre-activation, at the token in bold"
-    shown = (*stats.examples, *frontier_shown(stats))
+    shown = (*stats.examples, *frontier_shown(stats), *_shortest(stats))
     lost = [value for example in shown if example.synthesis for value in example.synthesis.attribution]
     if not stats.is_dead and any(value < 0 for value in lost):
         said += " (pale: gained)"
@@ -228,4 +228,20 @@ def frontier_examples(column: Column, stats: FeatureStats, scale: float) -> None
         said += f"; {len(shown)} of {others}" if others > len(shown) else ""
         column.heading("Strongest at each level of fluency", said)
         _examples(column, shown, scale, first_row=len(stats.examples))
+    column.y += PANEL_GAP
+
+
+def _shortest(stats: FeatureStats) -> tuple[ActivationExample, ...]:
+    return (stats.search.shortest,) if stats.search and stats.search.shortest else ()
+
+
+def shortest_example(column: Column, stats: FeatureStats, scale: float) -> None:
+    """Set what is left of the strongest example without the tokens that it can do without."""
+    shown = _shortest(stats)
+    if not shown:
+        return
+    with column.sheet.panel("shortest example"):
+        said = "the strongest example without tokens that can go while 95 % of its activation is left"
+        column.heading("Shortest that is enough", said)
+        _examples(column, shown, scale, first_row=len(stats.examples) + len(frontier_shown(stats)))
     column.y += PANEL_GAP

@@ -57,6 +57,7 @@ def feature_page(
     examples.top_examples(main, stats, scale)
     examples.banded_examples(main, stats, scale)
     examples.frontier_examples(main, stats, scale)
+    examples.shortest_example(main, stats, scale)
     if is_few:  # the panels share the room below the examples
         for panel in rest:
             panel(min(main, aside, key=lambda column: column.y))
