@@ -341,49 +341,45 @@ OPPONENTS: Mapping[str, Method] = {
 """Each at its paper's settings, and at those that were best for other features than the benchmark's."""
 
 
+_EPO_TRIED: Sequence[dict[str, Any]] = (
+    {},
+    *({"population": size} for size in (4, 16)),
+    {"population": 32, "children": 2},
+    *({"children": count} for count in (2, 4, 16, 32)),
+    *({"topk": count} for count in (16, 32, 128, 512)),
+    *({"restart_every": count} for count in (20, 10**9)),
+    {"penalties": None},
+    *({"target_scale": scale} for scale in (None, 10.0, 100.0, 300.0)),
+    *({"children": 16, "topk": count} for count in (128, 512)),
+    *({"population": 4, "children": 16, "topk": count} for count in (64, 512)),
+    *({"population": 16, "children": count, "topk": 512} for count in (4, 8)),
+    {"children": 16, "target_scale": 10.0},
+    {"children": 2, "topk": 512},
+)
+_GCG_TRIED: Sequence[dict[str, Any]] = (
+    {},
+    *({"width": width} for width in (16, 32, 128, 256)),
+    *({"topk": count} for count in (16, 32, 128, 256)),
+    {"replaced": 2},
+    *({"buffer": size} for size in (0, 8)),
+    {"random_start": False},
+    *({"topk": count, "buffer": 0} for count in (128, 256)),
+    {"topk": 128, "replaced": 2},
+    *({"width": width, "topk": 128, "buffer": 0, "replaced": 2} for width in (16, 64, 128)),
+)
+
+
 def tuning_grid() -> dict[str, Method]:
-    """Return the settings that were tried: one thing changed at a time from a middle, then the best together."""
+    """Return the settings that were tried: one thing changed at a time from a middle, then what helped together."""
     grid: dict[str, Method] = {}
-    middle = {"population": 8, "children": 8, "topk": 64, "target_scale": 30.0, "restart_every": 50}
-    for change in (
-        {},
-        {"population": 4},
-        {"population": 16},
-        {"population": 32, "children": 2},
-        {"children": 2},
-        {"children": 4},
-        {"children": 16},
-        {"children": 32},
-        {"topk": 16},
-        {"topk": 32},
-        {"topk": 128},
-        {"topk": 512},
-        {"restart_every": 10**9},
-        {"restart_every": 20},
-        {"penalties": None},
-        {"target_scale": None},
-        {"target_scale": 10.0},
-        {"target_scale": 100.0},
-        {"target_scale": 300.0},
-    ):
-        label = ", ".join(f"{name}={value}" for name, value in change.items()) or "middle"
-        grid[f"EPO {label}"] = functools.partial(epo, settings=EPOSettings(**{**middle, **change}))
-    centre = {"width": 64, "topk": 64, "buffer": 1, "random_start": True}
-    for change in (
-        {},
-        {"width": 16},
-        {"width": 32},
-        {"width": 128},
-        {"width": 256},
-        {"topk": 16},
-        {"topk": 32},
-        {"topk": 128},
-        {"topk": 256},
-        {"replaced": 2},
-        {"buffer": 0},
-        {"buffer": 8},
-        {"random_start": False},
-    ):
-        label = ", ".join(f"{name}={value}" for name, value in change.items()) or "middle"
-        grid[f"GCG {label}"] = functools.partial(gcg, settings=GCGSettings(**{**centre, **change}))
+    for change in _EPO_TRIED:
+        middle: dict[str, Any] = {"population": 8, "children": 8, "topk": 64, "target_scale": 30.0}
+        grid[f"EPO {_said(change)}"] = functools.partial(epo, settings=EPOSettings(**middle | change))
+    for change in _GCG_TRIED:
+        middle = {"width": 64, "topk": 64, "buffer": 1, "random_start": True}
+        grid[f"GCG {_said(change)}"] = functools.partial(gcg, settings=GCGSettings(**middle | change))
     return grid
+
+
+def _said(change: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in change.items()) or "middle"

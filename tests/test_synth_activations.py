@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import D_MODEL, D_SAE, TEXTS, K, topk_weights
 
+from sae_analysis.errors import ModelError
 from sae_analysis.reconstruction import attach
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import JumpReLU, Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
@@ -127,6 +128,18 @@ def test_values_are_activations_where_a_feature_fires(bos_model, rule, prepend):
                     assert int(scores.position[row, place]) == int(found[:, place].argmax())
                 else:
                     assert scores.value[row, place] <= 0
+
+
+def test_a_model_whose_embeddings_are_not_what_it_makes_of_tokens_is_refused(bos_model, monkeypatch):
+    evaluator, ids = Evaluator(site_of(bos_model), [3]), random_ids(1, 8)
+    with torch.no_grad():
+        evaluator.check(ids)
+        embed = type(bos_model).embed
+        monkeypatch.setattr(type(bos_model), "embed", lambda model, ids: 1.5 * embed(model, ids))
+        with pytest.raises(ModelError) as caught:
+            evaluator.check(ids)
+    assert str(caught.value).startswith(f"{bos_model.name} makes other activations at {HOOK} of its tokens' embeddings")
+    assert str(caught.value).endswith("): it cannot be searched by slopes.")
 
 
 def test_features_that_do_not_fire_are_ordered_by_what_they_lack(model):

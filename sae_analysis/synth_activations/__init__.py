@@ -50,6 +50,9 @@ Progress = Callable[[int, int | None], None]
 Keep = Callable[[Sequence[FeatureStats]], None]
 """Called with the features of each batch as soon as they are finished."""
 
+_CHECKED_TOKENS = 8
+"""Tokens on which the way through embeddings is held against the way through ids before a search."""
+
 _DEFAULT = SynthSettings()
 
 
@@ -180,6 +183,8 @@ class _Searcher:
         self._groups = atlas_groups(planned.batches, self._vocabulary)
         self._atlas: Atlas | None = None
         with torch.no_grad():
+            tried = self._vocabulary.ids[torch.arange(_CHECKED_TOKENS) % len(self._vocabulary)]
+            Evaluator(site, planned.features[:1]).check(tried[None, : settings.seq_len])
             self._reporter = Reporter(
                 site.model,
                 Reader(site, self._vocabulary),

@@ -7,10 +7,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sae_analysis.errors import ModelError
 from sae_analysis.reconstruction import Site
 
 GRADIENT_COST = 3
 """Token-evaluations charged for a token that is run forward and backward."""
+
+_ROUNDING = {8: 1e-6, 4: 1e-4, 2: 5e-2}
+"""Largest relative difference that is rounding, by the bytes of a number."""
 
 _NUMBERS_AT_ONCE = 1 << 24
 """Pre-activations or logits held at a time: 64 MB."""
@@ -53,6 +57,22 @@ class Evaluator:
         self.site, self.features = site, tuple(features)
         self._probe = site.sae.probe_of(self.features)
         self._width = len(self.features) if site.sae.is_separable else site.sae.dict_size
+
+    def check(self, ids: Int64[Tensor, "sequences seq"]) -> None:
+        """Make sure that slopes belong to the model that tokens go through.
+
+        Raises:
+            ModelError: embeddings in the place of tokens give other activations than the tokens themselves.
+        """
+        model, hook, whole = self.site.model, self.site.hook, self._with_bos(ids)
+        by_tokens = model.activations(whole, hook).float()
+        by_embeddings = model.activations_of_embeddings(model.embed(whole), hook).float()
+        difference = float((by_embeddings - by_tokens).norm() / by_tokens.norm())
+        if not difference <= _ROUNDING[model.dtype.itemsize]:
+            raise ModelError(
+                f"{model.name} makes other activations at {hook} of its tokens' embeddings than of the tokens "
+                f"(they differ by {difference:.1%}): it cannot be searched by slopes."
+            )
 
     def score(self, ids: Int64[Tensor, "sequences seq"], shared: int = 0, siblings: int = 1) -> Scores:
         """Return what each sequence does to each feature.
