@@ -68,7 +68,7 @@ class Evaluator:
         by_tokens = model.activations(whole, hook).float()
         by_embeddings = model.activations_of_embeddings(model.embed(whole), hook).float()
         difference = float((by_embeddings - by_tokens).norm() / by_tokens.norm())
-        if not difference <= _ROUNDING[model.dtype.itemsize]:
+        if difference > _ROUNDING[model.dtype.itemsize]:  # values that are not finite are told of where they are read
             raise ModelError(
                 f"{model.name} makes other activations at {hook} of its tokens' embeddings than of the tokens "
                 f"(they differ by {difference:.1%}): it cannot be searched by slopes."
