@@ -323,6 +323,7 @@ def test_mixtures_begin_near_their_sequence(bos_model, vocabulary):
             n_steps=0, learning_rate=0.1,
         )  # fmt: skip
     assert torch.equal(vocabulary.ids[relaxed.mixtures.argmax(dim=-1)], ids)
+    torch.testing.assert_close(relaxed.mixtures.max(dim=-1).values, torch.full((2, 5), 0.1))
 
 
 # --- search --------------------------------------------------------------------------------------------------------

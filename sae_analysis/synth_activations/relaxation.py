@@ -5,6 +5,7 @@ moves the numbers towards more activation. What mixtures promise is no result: t
 and the gap between the mixtures and their likeliest tokens is reported.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from sae_analysis.synth_activations.evaluation import Evaluator
 
-_HEAD_START = 3.0
-"""By how much the present token's free number exceeds the others' at the beginning."""
+_PRESENT_SHARE = 0.1
+"""Share of the present token in its mixture at the beginning; the others share the rest evenly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,8 @@ def relax(
     section 3, without its noise.
     """
     table = evaluator.site.model.embed(candidates).detach().float()
-    free = (begin[..., None] == candidates).to(table).mul_(_HEAD_START).requires_grad_()
+    head_start = math.log(_PRESENT_SHARE / (1 - _PRESENT_SHARE) * max(len(candidates) - 1, 1))
+    free = (begin[..., None] == candidates).to(table).mul_(head_start).requires_grad_()
     optimizer = torch.optim.Adam([free], lr=learning_rate)
     for _ in range(n_steps):
         with torch.enable_grad():
