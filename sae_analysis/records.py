@@ -157,7 +157,8 @@ class FeatureSearch:
     """(token-evaluations, largest activation so far) at every improvement, ascending in both."""
 
     single_token: tuple[str, float]
-    """The one token that fires it most, and how much: what no search at all would give."""
+    """The one token that fires it most, and how much: what no search at all would give. Without BOS it stands behind a
+    common token, which is shown too: what stands first in a sequence is to the model like nothing else."""
 
     frontier: tuple[ActivationExample, ...] = ()
     """The strongest example at each level of fluency: ascending in cross-entropy and in activation."""

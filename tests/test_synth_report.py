@@ -73,7 +73,7 @@ def found_in(sequences, **changes):
 
 
 def searched_as(found, **changes):
-    parts = {"token_evaluations": 10, "convergence": (), "single_token": (50, 99.0), "relaxation": None} | changes
+    parts = {"token_evaluations": 10, "convergence": (), "single_token": (50,), "relaxation": None} | changes
     return Searched(found=found, **parts)
 
 
@@ -189,7 +189,7 @@ def test_nothing_of_what_the_search_measured_is_believed(told, site, vocabulary)
     sequences = random_texts(vocabulary, 6, 5)
     honest = told(site, 8, searched_as(found_in(sequences)))
     lies = [found_in([ids], value=float(n), position=4, cross_entropy=None)[0] for n, ids in enumerate(sequences)]
-    assert told(site, 8, searched_as(tuple(lies), single_token=(50, -1.0))) == honest
+    assert told(site, 8, searched_as(tuple(lies))) == honest
     assert honest.search is not None
     assert honest.search.single_token[0] == site.model.tokens.strings([50])[0]
     assert honest.max_activation < 99
@@ -199,7 +199,7 @@ def test_the_best_single_token_is_measured_anew(told, site, bos_model_folder, sa
     plain, values = Plain(bos_model_folder, sae_folder, layer=1, bos=True), []
     for token in range(40, 56):
         values.append(float(plain.run([token], 8)[0].max()))
-        stats = told(site, 8, searched_as((), single_token=(token, 99.0)))
+        stats = told(site, 8, searched_as((), single_token=(token,)))
         text = site.model.tokens.strings([token])[0]
         assert stats.search.single_token == (text, pytest.approx(values[-1], rel=1e-5))
     assert 0 < sum(value > 0 for value in values) < len(values), "else this says nothing"
@@ -388,8 +388,9 @@ def test_single_tokens_are_tried_once_for_all_features_and_paid_for_by_all(site,
     with torch.no_grad():
         found = make_atlas(site, vocabulary, (3, 17, 40), 1_500, seed=0)
         expected = Evaluator(site, (17, 40)).score(vocabulary.ids[:, None]).value
-    values, cost = found.of((17, 40))
-    np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5)
+    tokens, cost = found.of((17, 40))
+    assert tokens.front == ()
+    np.testing.assert_allclose(tokens.values, expected.numpy(), rtol=1e-5)
     assert (found.token_evaluations, cost) == (len(vocabulary), len(vocabulary) * 2 // 3)
     tried, owed = [], []
     start = Search.__init__
@@ -407,15 +408,44 @@ def test_single_tokens_are_tried_once_for_all_features_and_paid_for_by_all(site,
         assert stats.search.token_evaluations <= SHORT.budget, "what was shared is within"
 
 
+def test_without_bos_single_tokens_stand_behind_one_that_the_model_expects(model, vocabulary, sae_folder):
+    site = attach(load_sae(sae_folder), model)
+    assert not site.prepend_bos
+    with torch.no_grad():
+        tokens = make_atlas(site, vocabulary, (3, 17), 9_000, seed=0).tokens
+        expected = model.forward(vocabulary.ids[:, None])[:, -1].softmax(dim=-1)[:, vocabulary.ids].mean(dim=0)
+        assert tokens.front[0] in vocabulary.ids[expected.topk(10).indices], "of all tokens, not of a sample of them"
+        pairs = torch.cat((torch.tensor(tokens.front).expand(len(vocabulary), 1), vocabulary.ids[:, None]), dim=1)
+        encoded = site.sae.encode(model.activations(pairs, HOOK)[:, 1]).sparse_features[:, [3, 17]].numpy()
+    fires = encoded > 0
+    assert fires.any()
+    np.testing.assert_allclose(tokens.values[fires], encoded[fires], rtol=1e-4)
+    assert (tokens.values[~fires] <= 0).all()
+    [stats] = synthesize(site, parse_features("17"), replace(SHORT, budget=9_000)).features
+    text, value = stats.search.single_token
+    assert text == "".join(model.tokens.strings([*tokens.front, int(vocabulary.ids[encoded[:, 1].argmax()])]))
+    assert value == pytest.approx(encoded[:, 1].max(), rel=1e-4)
+
+
+def test_a_memory_that_is_not_exact_is_not_used(site, monkeypatch):
+    asked = parse_features("3,17")
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "remembers", lambda *_: False)
+        expected = synthesize(site, asked, SHORT)
+    begin = type(site.model).begin
+    monkeypatch.setattr(type(site.model), "begin", lambda model, ids, *rest: begin(model, ids.flip(1), *rest))
+    assert synthesize(site, asked, SHORT).features == expected.features
+
+
 def test_of_a_vocabulary_that_costs_too_much_a_part_is_tried(site, vocabulary):
     with torch.no_grad():
         part, whole = (make_atlas(site, vocabulary, (3, 17), budget, seed=0) for budget in (90, 9_000))
         other = make_atlas(site, vocabulary, (3, 17), 90, seed=1)
-    tried = part.values > -np.inf
+    tried = part.tokens.values > -np.inf
     assert (tried.sum(axis=0) == 60).all(), "a third of twice the budget"
     assert part.token_evaluations == 60
-    np.testing.assert_allclose(part.values[tried], whole.values[tried], rtol=1e-5)
-    assert (tried != (other.values > -np.inf)).any()
+    np.testing.assert_allclose(part.tokens.values[tried], whole.tokens.values[tried], rtol=1e-5)
+    assert (tried != (other.tokens.values > -np.inf)).any()
 
 
 def test_batches_share_an_atlas_as_long_as_it_can_be_held(vocabulary, monkeypatch):
@@ -707,7 +737,7 @@ def test_the_header_says_what_was_run(result, site):
         "budget": 1_500,
         "n_steps": 3,
         "learning_rate": 0.2,
-        "fluency": 0.3,
+        "fluency": 0.4,
         "max_examples": 4,
         "batch_size": 2,
         "seed": 0,

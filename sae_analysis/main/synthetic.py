@@ -61,7 +61,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--learning-rate", type=rate, default=0.2, help="of that stage")
     group.add_argument(
-        "--fluency", type=portion, default=0.3, help="share of the effort for sequences that read like text, 0 to 1"
+        "--fluency", type=portion, default=0.4, help="share of the effort for sequences that read like text, 0 to 1"
     )
     group.add_argument("--batch-size", type=positive, default=8, help="features searched side by side")
     add_bos_option(group, where="sequence")

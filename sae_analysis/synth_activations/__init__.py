@@ -6,7 +6,7 @@ anew), report (records).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -51,7 +51,7 @@ Keep = Callable[[Sequence[FeatureStats]], None]
 """Called with the features of each batch as soon as they are finished."""
 
 _CHECKED_TOKENS = 8
-"""Tokens on which the way through embeddings is held against the way through ids before a search."""
+"""Tokens on which embeddings and remembered beginnings are held against whole sequences before a search."""
 
 _DEFAULT = SynthSettings()
 
@@ -183,8 +183,12 @@ class _Searcher:
         self._groups = atlas_groups(planned.batches, self._vocabulary)
         self._atlas: Atlas | None = None
         with torch.no_grad():
-            tried = self._vocabulary.ids[torch.arange(_CHECKED_TOKENS) % len(self._vocabulary)]
-            Evaluator(site, planned.features[:1]).check(tried[None, : settings.seq_len])
+            evaluator = Evaluator(site, planned.features[:1])
+            tried = self._vocabulary.ids[torch.arange(_CHECKED_TOKENS) % len(self._vocabulary)][
+                None, : settings.seq_len
+            ]
+            evaluator.check(tried)
+            self._search_settings = replace(settings.search, caching=evaluator.remembers(tried))
             self._reporter = Reporter(
                 site.model,
                 Reader(site, self._vocabulary),
@@ -200,7 +204,7 @@ class _Searcher:
         evaluator = Evaluator(self._site, batch)
         evaluator.token_evaluations = cost
         seeds = {feature: self._seeds[feature] for feature in batch if feature in self._seeds}
-        search = Search(evaluator, self._vocabulary, self._settings.search, seeds, single_tokens)
+        search = Search(evaluator, self._vocabulary, self._search_settings, seeds, single_tokens)
         searched = search.run(spend)
         with torch.no_grad():
             weights = weight_sides(self._site, batch, self._norms, self._settings.list_length)
@@ -215,7 +219,8 @@ class _Searcher:
             group = next(group for group in self._groups if batch in group)
             features = tuple(feature for member in group for feature in member)
             with torch.no_grad():
+                search = self._search_settings
                 self._atlas = make_atlas(
-                    self._site, self._vocabulary, features, self._settings.search.budget, self._settings.seed
+                    self._site, self._vocabulary, features, search.budget, search.seed, caching=search.caching
                 )
         return self._atlas

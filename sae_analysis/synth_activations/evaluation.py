@@ -74,6 +74,16 @@ class Evaluator:
                 f"(they differ by {difference:.1%}): it cannot be searched by slopes."
             )
 
+    def remembers(self, ids: Int64[Tensor, "sequences seq"]) -> bool:
+        """Return whether going on from a remembered beginning gives what whole sequences do; not all models can."""
+        shared, siblings = ids.shape[1] // 2, 2
+        if not shared:
+            return True
+        twice = ids.repeat_interleave(siblings, dim=0)
+        whole = self._activations(twice, 0, 1)[:, shared:]
+        continued = self._activations(twice, shared, siblings)
+        return float((continued - whole).norm() / whole.norm()) <= _ROUNDING[self.site.model.dtype.itemsize]
+
     def score(self, ids: Int64[Tensor, "sequences seq"], shared: int = 0, siblings: int = 1) -> Scores:
         """Return what each sequence does to each feature.
 

@@ -34,7 +34,7 @@ class SynthSettings:
     learning_rate: float = 0.2
     """Of that stage."""
 
-    fluency: float = 0.3
+    fluency: float = 0.4
     """Share of the effort for sequences that read like text, from 0 to 1."""
 
     max_examples: int = 10

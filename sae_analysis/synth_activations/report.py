@@ -49,7 +49,6 @@ class Reporter:
         fluent = [made[place] for place in along]
         kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
         assert searched.single_token is not None, "single tokens are tried before every search"
-        token = int(searched.single_token[0])
         return self._count(examples).feature_stats(
             feature,
             0,
@@ -58,15 +57,17 @@ class Reporter:
             search=FeatureSearch(
                 token_evaluations=int(searched.token_evaluations),
                 convergence=_improvements(searched.convergence),
-                single_token=(
-                    self._model.tokens.strings([token])[0],
-                    max(0.0, self._reader.read((token,), feature).value),
-                ),
+                single_token=self._single_token(searched.single_token, feature),
                 frontier=tuple(fluent[place] for place in kept),
                 shortest=strongest and self._shortest(strongest, feature),
                 relaxation=_relaxation(searched.relaxation),
             ),
         )
+
+    def _single_token(self, ids: Ids, feature: int) -> tuple[str, float]:
+        """Return the text of a token, with what stood in front, and what its last place does."""
+        value = self._reader.read(ids, feature).activations[-1]
+        return "".join(self._model.tokens.strings(ids)), max(0.0, value)
 
     def _texts(self, found: Sequence[Found]) -> tuple[list[Found], list[str]]:
         """Return what is text, and the texts."""

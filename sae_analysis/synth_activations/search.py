@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sae_analysis.synth_activations.atlas import SingleTokens, try_tokens
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Fluency, Scores
 from sae_analysis.synth_activations.fluency import LIKELY, FluentPopulation
 from sae_analysis.synth_activations.operators import OPERATORS, Ids, Parents
@@ -52,7 +53,7 @@ class SearchSettings:
     """Token-evaluations for each feature; what a batch does for several is counted once, and shared. What populations
     begin with is tried in any case."""
 
-    fluency: float = 0.3
+    fluency: float = 0.4
     """Share of them spent on sequences that read like text."""
 
     n_steps: int = 30
@@ -119,8 +120,8 @@ class Searched:
     convergence: tuple[tuple[int, float], ...]
     """(token-evaluations, best so far) at every improvement."""
 
-    single_token: tuple[int, float] | None
-    """The token that alone fires it most, and its value; None where single tokens were not tried."""
+    single_token: tuple[int, ...] | None
+    """The token that fires it most by itself, and what stood in front; None where single tokens were not tried."""
 
     relaxation: tuple[float, float] | None
     """Value of the mixtures in embedding space, and of their likeliest tokens; None where there were none."""
@@ -135,12 +136,12 @@ class Search:
         vocabulary: Vocabulary,
         settings: SearchSettings,
         seeds: Mapping[int, Sequence[Sequence[int]]] | None = None,
-        single_tokens: np.ndarray | None = None,
+        single_tokens: SingleTokens | None = None,
     ) -> None:
         """Prepare.
 
         ``seeds`` are sequences of real text to begin with, by feature; what is too long keeps its end.
-        ``single_tokens [allowed, features]`` are values of the vocabulary's tokens one by one, if they are known.
+        ``single_tokens`` say what the vocabulary's tokens do one by one, if it is known.
         """
         self._evaluator, self._vocabulary, self._settings = evaluator, vocabulary, settings
         self._rng = np.random.default_rng(settings.seed)
@@ -186,7 +187,8 @@ class Search:
     def _begin_all(self, everyone: np.ndarray) -> None:
         settings = self._settings
         if self._single_tokens is None and "single tokens" in settings.sources:
-            self._single_tokens = self._evaluator.score(self._vocabulary.ids[:, None]).value.numpy()
+            everything = torch.arange(len(self._vocabulary))
+            self._single_tokens = try_tokens(self._evaluator, self._vocabulary, everything, caching=settings.caching)
         self._starts = Starts(settings.sources, self._allowed, self._single_tokens, self._seeds, self._rng)
         self._begin(everyone)
         if settings.n_steps:
@@ -490,14 +492,10 @@ class Search:
     def _outcome(self, place: int) -> Searched:
         for population in (self._fluent, self._free):  # of the same sequence, that which knows more
             self._put_aside(population, place)
-        single = None
-        if self._single_tokens is not None:
-            best = int(self._single_tokens[:, place].argmax())
-            single = int(self._allowed[best]), float(self._single_tokens[best, place])
         return Searched(
             found=tuple(sorted(self._elites[place].values(), key=lambda found: -found.value)),
             token_evaluations=self._spent,
             convergence=tuple(self._convergence[place]),
-            single_token=single,
+            single_token=self._single_tokens.best(place) if self._single_tokens else None,
             relaxation=self._relaxations[place],
         )

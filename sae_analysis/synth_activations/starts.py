@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sae_analysis.synth_activations.atlas import SingleTokens
 from sae_analysis.synth_activations.operators import Ids
 
 SOURCES = ("real text", "single tokens", "random")
@@ -20,11 +21,11 @@ class Starts:
         self,
         sources: Sequence[str],
         allowed: np.ndarray,
-        single_tokens: np.ndarray | None,
+        single_tokens: SingleTokens | None,
         seeds: Sequence[Sequence[Sequence[int]]],
         rng: np.random.Generator,
     ) -> None:
-        """Prepare; ``single_tokens [allowed, features]`` are values, ``seeds`` real text for each feature."""
+        """Prepare; ``seeds`` are real text for each feature."""
         self._sources, self._allowed, self._single_tokens = sources, allowed, single_tokens
         self._seeds, self._rng = seeds, rng
         self._turn = [0] * len(seeds)
@@ -38,7 +39,7 @@ class Starts:
         if source == "real text":
             self._lay_real_text(rows, self._seeds[place])
         elif source == "single tokens" and self._single_tokens is not None:
-            best = self._allowed[np.argsort(-self._single_tokens[:, place], kind="stable")[:count]]
+            best = self._single_tokens.strongest(place, count)
             is_best = self._rng.random(rows.shape) < _SHARE_OF_BEST
             is_best[:, -1] = True
             rows = np.where(is_best, self._rng.choice(best, size=rows.shape), rows)
