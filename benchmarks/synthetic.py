@@ -103,7 +103,7 @@ def subject(options: argparse.Namespace) -> tuple[Site, Corpus]:
 def describe(options: argparse.Namespace) -> dict[str, Any]:
     """Read the corpus, choose the features, and say what all cells have in common."""
     site, corpus = subject(options)
-    everything = RealSettings(windowing=Windowing(), dictionary_tokens=1 << 60)
+    everything = RealSettings(windowing=Windowing(max_tokens=options.max_tokens), dictionary_tokens=1 << 60)
     stream = TokenStream(corpus, site.model.tokens, everything.windowing, prepend_bos=site.prepend_bos)
     collected = accumulate(site, (0,), stream, everything, None)
     counts, maxima, _ = collected.dictionary.finish()
@@ -112,7 +112,8 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     if options.tune:
         chosen = rest[-options.features :]  # drawn last, so that a benchmark of more features has none of them
     selection = parse_features(",".join(map(str, chosen)))
-    real = analyze(site, selection, corpus, RealSettings(max_examples=_REAL_SEEDS)).by_feature()
+    reading = RealSettings(windowing=everything.windowing, max_examples=_REAL_SEEDS)
+    real = analyze(site, selection, corpus, reading).by_feature()
     seeds = {}
     for feature in chosen:
         windows = [example.token_ids[: example.peak_position + 1] for example in real[feature].examples]
@@ -151,6 +152,7 @@ def _identity(options: argparse.Namespace, site: Site) -> dict[str, Any]:
         "seq_len": options.seq_len,
         "feature_seed": options.feature_seed,
         "features": options.features,
+        "max_tokens": options.max_tokens,
         "tune": options.tune,
     }
 
@@ -378,6 +380,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--bos", choices=("auto", "always", "never"), default="auto")
     parser.add_argument("--dreamy", type=Path, help="checkout of Confirm-Solutions/dreamy at 3798e46")
     parser.add_argument("--nanogcg", type=Path, help="wheel or folder of nanogcg 0.3.0")
+    parser.add_argument("--max-tokens", type=int, help="of the corpus (default: all)")
     parser.add_argument("--features", type=int, default=50)
     parser.add_argument("--never-active", type=int, default=5, help="at most so many of them never fired in the corpus")
     parser.add_argument("--feature-seed", type=int, default=0)

@@ -327,8 +327,8 @@ def _module(name: str, path: Path | None) -> Any:  # noqa: ANN401 - a module
 
 FLOORS: Mapping[str, Method] = {"unigram sweep": unigrams, "uniform random": uniform, "random mutation": mutation}
 
-_EPO = EPOSettings(population=8, children=4, topk=64, penalties=None, restart_every=10**9)
-_GCG = GCGSettings(width=64, topk=64, buffer=1, random_start=True)
+_EPO = EPOSettings(population=4, children=16, topk=64, target_scale=30.0)
+_GCG = GCGSettings(width=64, topk=128, buffer=1, random_start=True)
 
 OPPONENTS: Mapping[str, Method] = {
     "EPO": functools.partial(epo, settings=EPOSettings()),

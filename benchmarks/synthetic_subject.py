@@ -212,8 +212,7 @@ class Scorer:
 
     def of_activations(self, x: Tensor) -> Tensor:
         """Return the same from activations with BOS's."""
-        activations, margins = self._probe(x[:, self.bos_columns :].float())
-        return torch.where(activations > 0, activations, margins.clamp(max=0.0)).amax(dim=1)
+        return self._probe(x[:, self.bos_columns :].float()).amax(dim=1)
 
 
 class Run:

@@ -84,10 +84,8 @@ class SparseCode(NamedTuple):
 
 Encoder = Callable[[Float[Tensor, "tokens d_in"]], SparseCode]
 
-Probe = Callable[
-    [Float[Tensor, "*batch d_in"]], tuple[Float[Tensor, "*batch features"], Float[Tensor, "*batch features"]]
-]
-"""Gives the activations of some features and their margins (``ActivationRule.margin``)."""
+Probe = Callable[[Float[Tensor, "*batch d_in"]], Float[Tensor, "*batch features"]]
+"""Gives the activation of each of some features where it fires upwards, else the margin that it lacks, at most 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,30 +244,26 @@ class UnifiedSAEInterface:
         return encode_narrow
 
     def probe_of(self, features: Sequence[int]) -> Probe:
-        """Return a function from activations ``x`` to what these features do with them, and how far they are from it.
+        """Return a function from activations ``x`` to what these features do with them, or how far they are from it.
 
         It is differentiable in ``x``. Where the rule allows it (``SeparableRule``), it computes nothing else. A foreign
         module's margins are its pre-activations, since its rule is not known.
         """
         chosen = torch.tensor(list(features), dtype=torch.int64, device=self.encoder_weights.device)
         narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) else None
-        if narrow is not None:
+        sae, columns = (self._sae, chosen) if narrow is None else (narrow, slice(None))
 
-            def probe_narrow(x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
-                self._check_width(x)
-                activations, pre_activation = narrow.encode(x)
-                return activations, narrow.rule.margin(pre_activation)
-
-            return probe_narrow
-
-        def probe(x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
+        def probe(x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch features"]:
             self._check_width(x)
-            activations, pre_activation = self._sae.encode(x)
-            if isinstance(self._sae, SparseAutoencoder):
-                margins = self._sae.rule.margin(pre_activation)
-            else:
-                margins = pre_activation
-            return activations[..., chosen], margins[..., chosen]
+            if isinstance(sae, SparseAutoencoder) and isinstance(sae.rule, SelectingRule):
+                pre_activation = sae.pre_activation(x)
+                margins = sae.rule.margin(pre_activation)[..., columns]
+                # What is selected keeps its value, and the margin says what is: it need not be selected again.
+                return torch.where(margins > 0, pre_activation[..., columns], margins.clamp(max=0.0))
+            activations, pre_activation = sae.encode(x)
+            margins = sae.rule.margin(pre_activation) if isinstance(sae, SparseAutoencoder) else pre_activation
+            activations, margins = activations[..., columns], margins[..., columns]
+            return torch.where(activations > 0, activations, margins.clamp(max=0.0))
 
         return probe
 

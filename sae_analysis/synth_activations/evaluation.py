@@ -207,5 +207,4 @@ class Evaluator:
         return model.activations(rest, hook, memory).float()
 
     def _values(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch features"]:
-        activations, margins = self._probe(x)
-        return torch.where(activations > 0, activations, margins.clamp(max=0.0))
+        return self._probe(x)
