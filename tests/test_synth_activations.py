@@ -278,9 +278,9 @@ def test_the_slope_towards_the_present_token_is_zero(model):
 
 def test_a_separable_sae_is_asked_for_its_features_alone(model, monkeypatch):
     widths = []
-    encode = SparseAutoencoder.encode
+    encode = SparseAutoencoder.pre_activation
     monkeypatch.setattr(
-        SparseAutoencoder, "encode", lambda sae, x: (widths.append(sae.W_enc.shape[1]), encode(sae, x))[1]
+        SparseAutoencoder, "pre_activation", lambda sae, x: (widths.append(sae.W_enc.shape[1]), encode(sae, x))[1]
     )
     with torch.no_grad():
         Evaluator(site_of(model, JumpReLU(torch.full((D_SAE,), 1.0))), [3, 5]).score(random_ids(2, 4))
