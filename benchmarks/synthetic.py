@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from synthetic_methods import FLOORS, OPPONENTS, Circumstances, Method, tuning_grid
-from synthetic_subject import Judge, Meter, Run, Scorer, Trace
+from synthetic_subject import Judge, Meter, Run, Trace
 from synthetic_table import BEGUN, OURS, put_between, report
 
 from sae_analysis.corpus import Corpus, TokenStream, Windowing
@@ -49,7 +49,6 @@ SWEEP, UNIFORM = "unigram sweep", "uniform random"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 STRATA = 5
 _REAL_SEEDS = 8
-_SCORED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +227,7 @@ class Bench:
         seeds = {f: self._known[f]["real"] for f in job.features} if job.method == FROM_TEXT else None
         evaluator = Evaluator(self._site, job.features)
         settings = SearchSettings(budget=budget, seed=job.seed, seq_len=self._options.seq_len)
-        with Meter(self._site, keeps_ids=True) as meter:
+        with Meter(self._site) as meter:
             found = Search(evaluator, self._vocabulary, settings, seeds).run()
             seconds = meter.seconds
         share = 1 / len(job.features)
@@ -237,7 +236,7 @@ class Bench:
             "seconds": seconds * share,
             "flops": meter.flops * share,
         }
-        curves = self._curves(job.features, meter)
+        tokens, passed = np.array(meter.stamps).T * share
         rows = []
         for feature in job.features:
             ids = np.array([each.ids for each in found[feature].found])
@@ -245,24 +244,10 @@ class Bench:
             nothing = np.zeros(len(ids))
             trace = Trace(ids=ids, values=values, tokens=nothing, seconds=nothing, flops=nothing)
             verdict = self._judge.verdict(feature, trace, curve=False) if len(ids) else _NOTHING
-            extra = {"curve": curves[feature], "counted": meter.tokens * share, "together": len(job.features)}
+            curve = [(at, float(np.interp(at, tokens, passed)), best) for at, best in found[feature].convergence]
+            extra = {"curve": curve, "counted": meter.tokens * share, "together": len(job.features)}
             rows.append(_row(job, feature, budget, spent) | verdict | extra)
         return rows
-
-    def _curves(self, features: Sequence[int], meter: Meter) -> dict[int, list[tuple[int, float, float]]]:
-        """Return each feature's way up, from all that was run for any of them."""
-        scorer, length = Scorer(self._site, features), self._options.seq_len
-        kept = [each for each in meter.kept if each.ids.shape[1] == length]
-        ids = torch.cat([each.ids for each in kept])
-        values = torch.cat([scorer.of_ids(part) for part in ids.split(_SCORED_AT_ONCE)]).numpy()
-        counts = [len(each.ids) for each in kept]
-        tokens = np.repeat([each.tokens / len(features) for each in kept], counts)
-        seconds = np.repeat([each.seconds / len(features) for each in kept], counts)
-        common = {"ids": ids.numpy(), "tokens": tokens, "seconds": seconds, "flops": seconds}
-        return {
-            feature: self._judge.curve(Trace(values=values[:, place], **common))
-            for place, feature in enumerate(features)
-        }
 
 
 _NOTHING: dict[str, Any] = {"raw": {"value": 0.0, "valid": False}, "best": None, "fluent": {}}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,30 +24,19 @@ _CURVE_POINTS = 60
 _SCAN_BATCH = 512
 
 
-class Kept(NamedTuple):
-    """Sequences that went through a model, BOS not among them."""
-
-    ids: Tensor
-    tokens: int
-    """Counted when they had been run."""
-
-    seconds: float
-    """Since counting began."""
-
-
 class Meter:
     """Counts, at the blocks themselves, what goes through a model while it is entered; whoever sends it.
 
     BOS is not counted as a token, since every method has it in front. Multiply-adds count everything.
     """
 
-    def __init__(self, site: Site, *, keeps_ids: bool = False) -> None:
-        """Prepare; with ``keeps_ids`` the sequences that are run forward are kept too."""
-        self._site, self._keeps_ids = site, keeps_ids
+    def __init__(self, site: Site) -> None:
+        """Prepare."""
+        self._site = site
         self.tokens = 0
         self.flops = 0.0
-        self.kept: list[Kept] = []
-        self._seen: Tensor | None = None
+        self.stamps: list[tuple[int, float]] = [(0, 0.0)]
+        """Tokens counted and seconds passed, after every call of the model."""
         self._goes_on = False
         self._handles: list[Any] = []
 
@@ -56,7 +45,6 @@ class Meter:
         model = self._site.model
         self._begin = time.perf_counter()
         self._handles.append(model.module.register_forward_pre_hook(self._entered, with_kwargs=True))
-        self._handles.append(model.module.get_input_embeddings().register_forward_hook(self._embedded))
         for index, block in enumerate(_blocks(self._site)):
             weights = sum(parameter.numel() for parameter in block.parameters())
             self._handles.append(block.register_forward_hook(self._counter(weights, is_first=index == 0)))
@@ -85,9 +73,6 @@ class Meter:
         memory = kwargs.get("past_key_values")
         self._goes_on = memory is not None and memory.get_seq_length() > 0
 
-    def _embedded(self, _module: nn.Module, args: tuple, _output: Tensor) -> None:
-        self._seen = args[0] if args else None
-
     def _counter(self, weights: int, *, is_first: bool) -> Callable[[nn.Module, tuple, Any], None]:
         def count(_module: nn.Module, _args: tuple, output: Any) -> None:  # noqa: ANN401 - tensor or tuple
             found = output[0] if isinstance(output, tuple) else output
@@ -95,29 +80,11 @@ class Meter:
             factor = BACKWARD_FACTOR if found.requires_grad else 1
             self.flops += 2.0 * weights * factor * rows * columns
             if is_first:
-                kind = "embeddings" if found.requires_grad else self._kind()
                 # What goes on from remembered keys and values has no BOS in front of it.
-                self.tokens += factor * rows * (columns - (kind != "continuation") * int(self._site.prepend_bos))
-                if self._keeps_ids and kind != "embeddings":
-                    self._keep(kind)
+                self.tokens += factor * rows * (columns - (not self._goes_on) * int(self._site.prepend_bos))
+                self.stamps.append((self.tokens, self.seconds))
 
         return count
-
-    def _kind(self) -> str:
-        """Say what is being run: ``beginning``, ``continuation`` of the beginnings before, or ``embeddings``."""
-        seen = self._seen
-        if seen is None or not seen.any():  # embeddings are put in the place of those of zeros
-            return "embeddings"
-        return "continuation" if self._goes_on else "beginning"
-
-    def _keep(self, kind: str) -> None:
-        assert self._seen is not None
-        if kind == "beginning":
-            whole = self._seen[:, int(self._site.prepend_bos) :].clone()
-        else:
-            beginnings = self.kept.pop().ids
-            whole = torch.cat((beginnings.repeat_interleave(len(self._seen) // len(beginnings), dim=0), self._seen), 1)
-        self.kept.append(Kept(whole, self.tokens, self.seconds))
 
 
 def _blocks(site: Site) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """The books of the comparison of searches: what is charged, cut, gone on with, judged and written."""
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -76,12 +77,12 @@ def test_a_token_forward_is_one_backward_too_three_and_bos_none(site, vocabulary
     assert logits.shape == (7, LENGTH, site.model.d_vocab)
 
 
-def test_what_is_run_is_kept_whole_though_it_goes_on_from_what_is_remembered(site, vocabulary):
+def test_what_is_remembered_is_not_charged_again_and_every_call_is_stamped(site, vocabulary):
     from transformers import DynamicCache
 
     ids = drawn(vocabulary, 4)
     run = Run(site, vocabulary, 3, budget=1000)
-    with Meter(site, keeps_ids=True) as meter:
+    with Meter(site) as meter:
         with run.meter:
             run.values(ids)
             run.slopes(ids)
@@ -92,9 +93,10 @@ def test_what_is_run_is_kept_whole_though_it_goes_on_from_what_is_remembered(sit
             site.model.module(input_ids=run.scorer.with_bos(ids[::2, :2]), past_key_values=memory)
             memory.batch_repeat_interleave(2)
             site.model.module(input_ids=ids[:, 2:], past_key_values=memory)
-    assert [kept.ids.shape for kept in meter.kept] == [(4, LENGTH)] * 2
-    assert meter.kept[1].ids.tolist() == ids.tolist()
-    assert meter.tokens == 4 * 4 * LENGTH + 2 * 2 + 4 * (LENGTH - 2), "what is remembered is not charged again"
+    costs = [4 * LENGTH, 3 * 4 * LENGTH, 2 * 2, 4 * (LENGTH - 2)]
+    tokens, seconds = zip(*meter.stamps, strict=True)
+    assert list(tokens) == [0, *itertools.accumulate(costs)]
+    assert list(seconds) == sorted(seconds)
 
 
 def test_slopes_are_finite_differences(site, vocabulary):
