@@ -10,14 +10,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from sae_analysis.errors import OutputError
 from sae_analysis.files import write_whole
-from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, FeatureStats
+from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureStats
 
 _UNFINISHED = ".unfinished.jsonl"
 _FINGERPRINT_DIGITS = 12
 """Of a run's fingerprint, in the name of the file of its finished features; the whole of it is inside."""
 
 
-def write_result(result: AnalysisResult, path: Path) -> None:
+def write_result(result: AnalysisResult | ComparisonResult, path: Path) -> None:
     """Write a result as JSON, one feature a line.
 
     Raises:

@@ -66,6 +66,34 @@ class Synthesis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """What the model's next-token prediction at a peak owes to the feature: with it, less without it."""
+
+    divergence: float
+    """Kullback-Leibler divergence of the prediction without the feature from the one with it, in nats."""
+
+    raised: TokenValues
+    """Tokens whose logit the feature raises most there, with the difference, after all that later layers make of it."""
+
+    lowered: TokenValues
+    """Tokens whose logit it lowers most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firing:
+    """What is going on in the model where an example peaks."""
+
+    coactive: tuple[tuple[int, float], ...]
+    """(feature, activation) of the others that fire there, strongest first."""
+
+    residual: tuple[float, ...]
+    """What the SAE reads there, less its decoder's bias, to four digits."""
+
+    ablation: Ablation
+    """What the feature does to the prediction there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationExample:
     """One context window and the activation of one feature at each of its tokens."""
 
@@ -95,6 +123,9 @@ class ActivationExample:
 
     synthesis: Synthesis | None = None
     """How it was found; None for real text."""
+
+    firing: Firing | None = None
+    """What is going on at its peak; None where it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +200,13 @@ class FeatureSearch:
 
     relaxation: Relaxation | None = None
     """The stage in embedding space; None if it was not run."""
+
+    excerpts: tuple[ActivationExample, ...] = ()
+    """The real text that it began with: ends of real examples up to their peaks, as long as the search's sequences at
+    most, and read as these are, without what was in front of them. Strongest first."""
+
+    behind_text: tuple[float, ...] = ()
+    """Activation of ``shortest`` behind each of some texts that the model wrote, as a share of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,3 +486,116 @@ class AnalysisResult:
     def by_feature(self) -> dict[int, FeatureStats]:
         """Return the features' statistics by feature index, in the order they were asked for."""
         return {stats.feature_idx: stats for stats in self.features}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpan:
+    """How many tokens of text it takes on average to meet an activation.
+
+    The middle and the ends of nine tenths of what the fitted tail allows. None is never, or more than a trillion.
+    """
+
+    low: float | None
+    median: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likeness:
+    """How alike a feature's strongest real and synthetic examples are where they peak; None where it was not measured.
+
+    Each is a mean over pairs; ``…_among_real`` is the same among the real examples, which is what could be expected.
+    """
+
+    same_token: float | None
+    """Share of the synthetic examples that peak on a token which the feature fires on in text, but for case and
+    spaces."""
+
+    residual: float | None
+    """Cosine of the residual vectors."""
+
+    residual_among_real: float | None
+
+    coactive: float | None
+    """Weighted Jaccard index of the other features that are active."""
+
+    coactive_among_real: float | None
+
+    raised: float | None
+    """Share of the tokens that the feature raises most which both have in common."""
+
+    raised_among_real: float | None
+
+    divergence_real: float | None
+    """What ablating the feature changes of the prediction, in nats."""
+
+    divergence_synthetic: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What one feature does on text beside what it could do."""
+
+    feature_idx: int
+    """Index of the feature in the SAE, from 0."""
+
+    verdict: str
+    """``same trigger``, ``same meaning in new words``, ``superstimulus``, ``second sense``, ``artefact``, ``never fires
+    in text but can``, ``search failed`` or ``dead``."""
+
+    reasons: tuple[str, ...]
+    """What the verdict rests on, the decisive reason first."""
+
+    real_max: float
+    """Largest activation on the text."""
+
+    synthetic_max: float
+    """Largest activation that the search found."""
+
+    fluent_max: float | None
+    """The same among sequences of at most 6 nats per token."""
+
+    excerpt_max: float | None
+    """Largest activation of real text cut to the search's length; None if the search was given none."""
+
+    as_fluent_max: float | None
+    """Largest synthetic activation among sequences that surprise the model no more than that excerpt."""
+
+    realised: float | None
+    """``real_max`` / ``synthetic_max``; None if the search found nothing that fires it."""
+
+    realised_low: float | None
+    """Ends of the interval that holds nine tenths of what another text of the same length would give; None where too
+    few activations are known to say."""
+
+    realised_high: float | None
+
+    tokens_until: TokenSpan | None
+    """Text to read until an activation like ``synthetic_max`` is met."""
+
+    tokens_until_fluent: TokenSpan | None
+    """Until one like ``fluent_max``."""
+
+    single_token_max: float | None
+    """What the best single token gives."""
+
+    behind_text: float | None
+    """Share of its activation that the shortest sequence keeps behind other text, median."""
+
+    likeness: Likeness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonResult:
+    """A real and a synthetic analysis side by side: what goes into ``comparison.json``."""
+
+    real: Provenance
+    synthetic: Provenance
+
+    token_count: int
+    """Tokens of text."""
+
+    features: tuple[Comparison, ...]
+    """The least realised first; those without a realised fraction last."""
+
+    schema_version: int = field(default=SCHEMA_VERSION)

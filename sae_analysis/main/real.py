@@ -17,6 +17,10 @@ from sae_analysis.main.running import names_of, open_site, print_rows, subject_r
 from sae_analysis.main.screen import spending_bar
 
 if TYPE_CHECKING:
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.feature_selection import FeatureSelection
+    from sae_analysis.real_activations import RealSettings
+    from sae_analysis.reconstruction import Site
     from sae_analysis.records import AnalysisResult
 
 
@@ -69,10 +73,9 @@ def run(options: argparse.Namespace) -> int:
     selection = parse_features(options.features)
     prepare_folder(options.output)
 
-    from sae_analysis.artifacts import write_result
     from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.demo import default_corpus
-    from sae_analysis.real_activations import RealSettings, analyze
+    from sae_analysis.real_activations import RealSettings
 
     corpus = Corpus(
         source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field
@@ -89,14 +92,34 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
+    result = read_text(site, selection, corpus, settings, options)
+    write(result, options)
+    return 0
+
+
+def read_text(
+    site: "Site",
+    selection: "FeatureSelection",
+    corpus: "Corpus",
+    settings: "RealSettings",
+    options: argparse.Namespace,
+) -> "AnalysisResult":
+    """Return what the features do on the text."""
+    from sae_analysis.real_activations import analyze
+
     names = names_of(options, "model", "sae", "corpus")
-    with spending_bar("reading", "tok") as advance:
-        result = analyze(site, selection, corpus, settings, names=names, progress=advance)
+    with spending_bar("reading", "tok") as advance, spending_bar("looking closer", "feature") as looked:
+        return analyze(site, selection, corpus, settings, names=names, progress=advance, looked=looked)
+
+
+def write(result: "AnalysisResult", options: argparse.Namespace) -> None:
+    """Write JSON and pictures, and print what was found."""
+    from sae_analysis.artifacts import write_result
+
     json_path = options.output / "real.json"
     write_result(result, json_path)
     print_rows(_rows(result))
     write_pictures(result, options, json_path)
-    return 0
 
 
 def _rows(result: "AnalysisResult") -> dict[str, str]:

@@ -1,6 +1,8 @@
 """``synthetic``: what each feature could do, on the input that fires it hardest."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from sae_analysis.main.arguments import (
     positive,
     rate,
 )
+from sae_analysis.main.real import read_text
 from sae_analysis.main.running import names_of, open_site, print_rows, subject_rows, write_pictures
 from sae_analysis.main.screen import say, spending_bar
 
@@ -42,12 +45,13 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=run)
     add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
-    _add_search_options(parser)
+    add_search_options(parser)
     _add_text_options(parser)
     add_output_options(parser, max_examples=10)
 
 
-def _add_search_options(parser: argparse.ArgumentParser) -> None:
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add how to search."""
     group = parser.add_argument_group("search")
     group.add_argument("--seq-len", type=positive, default=12, help="tokens in a sequence, BOS not counted")
     group.add_argument(
@@ -90,15 +94,30 @@ def run(options: argparse.Namespace) -> int:
     selection = parse_features(options.features)
     prepare_folder(options.output)
 
-    from sae_analysis.artifacts import FinishedFeatures, read_result, write_result
-    from sae_analysis.synth_activations import plan, synthesize
+    from sae_analysis.artifacts import read_result
 
     real = read_result(Path(options.real)) if options.real else None
     corpus = _corpus(options)
     site = open_site(options, corpus)
-    settings = _settings(options)
     if corpus is not None:
-        real, selection = _scan(site, selection, corpus, options)
+        real, selection = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
+    with search(site, selection, real, options) as result:
+        write(result, site.sae.dict_size, options)
+    return 0
+
+
+@contextmanager
+def search(
+    site: "Site", selection: "FeatureSelection", real: "AnalysisResult | None", options: argparse.Namespace
+) -> Iterator["AnalysisResult"]:
+    """Yield what a search found, going on with what an interrupted run of the same command came to.
+
+    What was kept for going on is removed when the caller has written the result.
+    """
+    from sae_analysis.artifacts import FinishedFeatures
+    from sae_analysis.synth_activations import plan, synthesize
+
+    settings = _settings(options)
     planned = plan(site, selection, settings, real)
     finished = FinishedFeatures(options.output, "synthetic", planned.fingerprint)
     done = _resume(finished, len(planned.features))
@@ -118,12 +137,18 @@ def run(options: argparse.Namespace) -> int:
         done, _ = finished.read()
         say(f"{len(done)} of {len(planned.features)} features are finished; the same command goes on from there.")
         raise
+    yield result
+    finished.remove()
+
+
+def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> None:
+    """Write JSON and pictures, and print what was found."""
+    from sae_analysis.artifacts import write_result
+
     json_path = options.output / "synthetic.json"
     write_result(result, json_path)
-    finished.remove()
-    print_rows(_rows(result, site.sae.dict_size))
+    print_rows(_rows(result, d_sae))
     write_pictures(result, options, json_path)
-    return 0
 
 
 def _corpus(options: argparse.Namespace) -> "Corpus | None":
@@ -150,25 +175,23 @@ def _settings(options: argparse.Namespace) -> "SynthSettings":
     )
 
 
-def _scan(
-    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace
+def scan(
+    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace, *, firings: int
 ) -> tuple["AnalysisResult", "FeatureSelection"]:
     """Analyse the text; return what the features do on it, and which these are where the text decides."""
     from sae_analysis.corpus import Windowing
     from sae_analysis.feature_selection import FeatureSelection
-    from sae_analysis.real_activations import RealSettings, analyze
+    from sae_analysis.real_activations import RealSettings
 
     longest = site.model.context_length or Windowing().seq_len
     settings = RealSettings(
         windowing=Windowing(seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens),
         bos=options.bos,
         seed=options.seed,
+        firings=firings,
         allow_poor_fit=options.allow_poor_fit,
     )
-    with spending_bar("reading", "tok") as advance:
-        real = analyze(
-            site, selection, corpus, settings, names=names_of(options, "model", "sae", "corpus"), progress=advance
-        )
+    real = read_text(site, selection, corpus, settings, options)
     if selection.needs_data:
         ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
         selection = FeatureSelection(kind="indices", ranges=ranges)

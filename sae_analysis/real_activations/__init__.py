@@ -1,12 +1,15 @@
 """Real text -> transformer -> SAE -> statistics, in one streaming pass over the corpus for all features asked for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
 from sae_analysis.errors import CorpusError, ModelError
 from sae_analysis.feature_selection import FeatureSelection
+from sae_analysis.firings import FiringReader
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.provenance import describe_run
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
@@ -53,8 +56,11 @@ def analyze(
     *,
     names: dict[str, str] | None = None,
     progress: Progress | None = None,
+    looked: Callable[[int, int], None] | None = None,
 ) -> AnalysisResult:
     """Run the whole analysis and return it with its header; ``names`` says what model, SAE and corpus are called.
+
+    ``progress`` is told of the text that was read, ``looked`` of the features of whose firings more was measured then.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
@@ -79,8 +85,23 @@ def analyze(
         ),
         fit=fit,
         dictionary=dictionary_stats(site, collected),
-        features=feature_stats(site, features, chosen, collected, settings),
+        features=_with_firings(site, feature_stats(site, features, chosen, collected, settings), settings, looked),
     )
+
+
+def _with_firings(
+    site: Site, features: tuple[FeatureStats, ...], settings: RealSettings, looked: Callable[[int, int], None] | None
+) -> tuple[FeatureStats, ...]:
+    """Return the features with what goes on where their strongest examples peak."""
+    if not settings.firings:
+        return features
+    reader, found = FiringReader(site, settings.list_length), []
+    with torch.no_grad():
+        for stats in features:
+            found.append(reader.look(stats, settings.firings))
+            if looked:
+                looked(1, len(features))
+    return tuple(found)
 
 
 def _check_window(model: LanguageModel, seq_len: int) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from sae_analysis import directions
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.feature_stats import weight_sides
+from sae_analysis.firings import FiringReader
 from sae_analysis.provenance import describe_run
 from sae_analysis.reconstruction import BosPolicy, Site, attach
 from sae_analysis.records import AnalysisResult, FeatureStats
@@ -52,6 +55,9 @@ Keep = Callable[[Sequence[FeatureStats]], None]
 
 _CHECKED_TOKENS = 8
 """Tokens on which embeddings and remembered beginnings are held against whole sequences before a search."""
+
+_CONTEXTS, _CONTEXT_LENGTH = 8, 16
+"""Texts that the model writes, behind which the shortest maximizers are tried, and their tokens."""
 
 _DEFAULT = SynthSettings()
 
@@ -180,6 +186,7 @@ class _Searcher:
         self._site, self._seeds, self._settings = site, planned.seeds, settings
         self._vocabulary = Vocabulary(site.model.tokens, site.model.d_vocab)
         self._norms = directions.norms(site.sae)
+        self._firings = FiringReader(site, settings.list_length)
         self._groups = atlas_groups(planned.batches, self._vocabulary)
         self._atlas: Atlas | None = None
         with torch.no_grad():
@@ -193,10 +200,19 @@ class _Searcher:
                 site.model,
                 Reader(site, self._vocabulary),
                 self._vocabulary,
+                self._contexts(evaluator),
                 max_examples=settings.max_examples,
                 list_length=settings.list_length,
                 seed=settings.seed,
             )
+
+    def _contexts(self, evaluator: Evaluator) -> Int64[Tensor, "contexts seq"]:
+        """Return texts that the model writes, the same for every seed of a search, with room for a sequence behind."""
+        most = self._site.model.context_length or _CONTEXT_LENGTH + self._settings.seq_len + 1
+        length = min(_CONTEXT_LENGTH, most - self._site.prepend_bos - self._settings.seq_len)
+        if length < 1:
+            return self._vocabulary.ids.new_zeros((0, 1))
+        return evaluator.sample(_CONTEXTS, length, self._vocabulary.ids, torch.Generator().manual_seed(0))
 
     def search(self, batch: tuple[int, ...], spend: Callable[[int], None]) -> tuple[FeatureStats, ...]:
         """Search some features side by side; no other batch changes what is found, whenever it is searched."""
@@ -208,10 +224,11 @@ class _Searcher:
         searched = search.run(spend)
         with torch.no_grad():
             weights = weight_sides(self._site, batch, self._norms, self._settings.list_length)
-            return tuple(
-                self._reporter.feature_stats(feature, searched[feature], weight_side)
+            stats = (
+                self._reporter.feature_stats(feature, searched[feature], weight_side, seeds.get(feature, ()))
                 for feature, weight_side in zip(batch, weights, strict=True)
             )
+            return tuple(self._firings.look(one, self._settings.firings) for one in stats)
 
     def _atlas_of(self, batch: tuple[int, ...]) -> Atlas:
         """Return the atlas of the batch's group; a group of which a part was finished before has the same one."""

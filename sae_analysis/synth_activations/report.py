@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
 
 from sae_analysis.accumulators import PositionStatistics, SparseActs, TokenStatistics, ValueStatistics, Windows
 from sae_analysis.feature_stats import Counted, WeightSide
@@ -30,17 +32,23 @@ class Reporter:
         model: LanguageModel,
         reader: Reader,
         vocabulary: Vocabulary,
+        contexts: Int64[Tensor, "contexts seq"],
         *,
         max_examples: int,
         list_length: int,
         seed: int,
     ) -> None:
-        """Prepare; ``seed`` is that of the search, for the record."""
-        self._model, self._reader, self._vocabulary = model, reader, vocabulary
+        """Prepare; ``contexts`` are what triggers are tried behind, ``seed`` is that of the search, for the record."""
+        self._model, self._reader, self._vocabulary, self._contexts = model, reader, vocabulary, contexts
         self._max_examples, self._list_length, self._seed = max_examples, list_length, seed
 
-    def feature_stats(self, feature: int, searched: Searched, weights: WeightSide) -> FeatureStats:
-        """Return the statistics of a feature over the tokens of its examples, strongest first."""
+    def feature_stats(
+        self, feature: int, searched: Searched, weights: WeightSide, begun_with: Sequence[Ids] = ()
+    ) -> FeatureStats:
+        """Return the statistics of a feature over the tokens of its examples, strongest first.
+
+        ``begun_with`` is the real text that its search was given.
+        """
         found, texts = self._texts(searched.found)
         best, along = self._chosen([one.ids for one in found], feature)
         made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
@@ -48,6 +56,8 @@ class Reporter:
         strongest = examples[0] if examples and examples[0].max_activation > 0 else None
         fluent = [made[place] for place in along]
         kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
+        shortest = strongest and self._shortest(strongest, feature)
+        excerpts = [self._excerpt(ids, feature) for ids in begun_with[: self._max_examples]]
         assert searched.single_token is not None, "single tokens are tried before every search"
         return self._count(examples).feature_stats(
             feature,
@@ -59,10 +69,20 @@ class Reporter:
                 convergence=_improvements(searched.convergence),
                 single_token=self._single_token(searched.single_token, feature),
                 frontier=tuple(fluent[place] for place in kept),
-                shortest=strongest and self._shortest(strongest, feature),
+                shortest=shortest,
                 relaxation=_relaxation(searched.relaxation),
+                excerpts=tuple(sorted(excerpts, key=_strength, reverse=True)),
+                behind_text=self._behind_text(shortest, feature) if shortest else (),
             ),
         )
+
+    def _behind_text(self, shortest: ActivationExample, feature: int) -> tuple[float, ...]:
+        """Return what is left of an activation behind other text, as shares of it."""
+        whole = [(*text, *shortest.token_ids) for text in self._contexts.tolist()]
+        largest = (
+            max(self._reader.read(ids, feature).activations[len(ids) - len(shortest.token_ids) :]) for ids in whole
+        )
+        return tuple(value / shortest.max_activation for value in largest)
 
     def _single_token(self, ids: Ids, feature: int) -> tuple[str, float]:
         """Return the text of a token, with what stood in front, and what its last place does."""
@@ -120,11 +140,22 @@ class Reporter:
         return min(left)[2] if left else sequences[0]
 
     def _example(self, found: Found, text: str, feature: int) -> ActivationExample:
+        """Return what was found as its text is read again."""
         [encoded] = self._model.tokens.tokenize([text])
-        reading = self._reader.read(encoded, feature)
+        return self._read(encoded, text, found, feature, is_text=tuple(encoded) == found.ids)
+
+    def _excerpt(self, ids: Ids, feature: int) -> ActivationExample:
+        """Return real text as the search met it, whether or not its text is cut into these tokens."""
+        met = Found(ids=ids, value=0.0, position=0, provenance="real text", evaluations=0)
+        [text] = self._vocabulary.texts([ids])
+        decoded = self._model.tokens.decode(ids) if text is None else text
+        return self._read(ids, decoded, met, feature, is_text=text is not None)
+
+    def _read(self, ids: Sequence[int], text: str, found: Found, feature: int, *, is_text: bool) -> ActivationExample:
+        reading = self._reader.read(ids, feature)
         return ActivationExample(
             text=text,
-            tokens=self._model.tokens.strings(encoded),
+            tokens=self._model.tokens.strings(ids),
             token_ids=reading.ids,
             activations=reading.activations,
             max_activation=reading.value,
@@ -134,7 +165,7 @@ class Reporter:
                 pre_activation=reading.pre_activation,
                 cross_entropy=reading.cross_entropy,
                 attribution=self._reader.attribution(reading, feature),
-                is_text=reading.ids == found.ids,
+                is_text=is_text,
                 is_sink=reading.is_sink,
                 provenance=found.provenance,
                 seed=self._seed,

@@ -1,0 +1,190 @@
+"""What a feature does beside what it could do: a real and a synthetic analysis, set side by side. No model is needed.
+
+Numbers here (how far real text goes, how alike the two firings are), the tail of real activations in ``tails``, what
+it all means in ``verdicts``.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from sae_analysis.comparison.tails import Interval, Tail, fitted_tail
+from sae_analysis.comparison.verdicts import judge
+from sae_analysis.errors import OutputError
+from sae_analysis.records import (
+    ActivationExample,
+    AnalysisResult,
+    Comparison,
+    ComparisonResult,
+    FeatureStats,
+    Firing,
+    Likeness,
+    Provenance,
+    TokenSpan,
+)
+
+__all__ = ["FLUENT", "Interval", "Tail", "compare", "compare_features", "fitted_tail"]
+
+FLUENT = 6.0
+"""Nats per token up to which a sequence counts as fluent."""
+
+_SAME = ("model_sha256", "hook", "hook_out", "sae_sha256", "activation_rule")
+"""What both analyses must have been run on, by name in their provenance."""
+
+
+def compare(real: AnalysisResult, synthetic: AnalysisResult) -> ComparisonResult:
+    """Compare the features that both analyses describe, the most under-activated first.
+
+    Raises:
+        OutputError: they are not a real and a synthetic analysis of one subject, or have no feature in common.
+    """
+    _check(real.provenance, synthetic.provenance)
+    does, could = real.by_feature(), synthetic.by_feature()
+    common = [feature for feature in does if feature in could]
+    if not common:
+        raise OutputError(
+            f"The real result describes {_listed(does)}, the synthetic one {_listed(could)}: they have none in common. "
+            "Give results of the same features."
+        )
+    features = [compare_features(does[feature], could[feature]) for feature in common]
+    return ComparisonResult(
+        real=real.provenance,
+        synthetic=synthetic.provenance,
+        token_count=real.fit.token_count if real.fit else 0,
+        features=tuple(sorted(features, key=lambda one: (one.realised is None, one.realised or 0.0, one.feature_idx))),
+    )
+
+
+def compare_features(real: FeatureStats, synthetic: FeatureStats) -> Comparison:
+    """Compare what one feature does on real text with what a search made it do."""
+    search, tail, potential = synthetic.search, fitted_tail(real), synthetic.max_activation
+    fluent = _largest(synthetic, FLUENT)
+    excerpt = search.excerpts[0] if search and search.excerpts else None
+    surprise = excerpt.synthesis.cross_entropy if excerpt and excerpt.synthesis else None
+    realised = real.max_activation / potential if potential > 0 else None
+    other_scan = tail.largest_on(real.token_count) if tail and potential > 0 else None
+    behind_text = statistics.median(search.behind_text) if search and search.behind_text else None
+    likeness = _likeness(real, synthetic)
+    verdict, reasons = judge(real, synthetic, likeness=likeness, realised=realised, behind_text=behind_text)
+    return Comparison(
+        feature_idx=real.feature_idx,
+        verdict=verdict,
+        reasons=reasons,
+        real_max=real.max_activation,
+        synthetic_max=potential,
+        fluent_max=fluent,
+        excerpt_max=excerpt.max_activation if excerpt else None,
+        as_fluent_max=None if surprise is None else _largest(synthetic, surprise),
+        realised=realised,
+        realised_low=other_scan.low / potential if other_scan else None,
+        realised_high=other_scan.high / potential if other_scan else None,
+        tokens_until=_span(tail, potential),
+        tokens_until_fluent=None if fluent is None else _span(tail, fluent),
+        single_token_max=search.single_token[1] if search else None,
+        behind_text=behind_text,
+        likeness=likeness,
+    )
+
+
+# --- how far real text goes ----------------------------------------------------------------------------------------
+
+
+def _largest(synthetic: FeatureStats, most_surprise: float) -> float | None:
+    """Return the largest activation of a sequence that surprises the model no more; None if there is none."""
+    known = (*synthetic.examples, *(synthetic.search.frontier if synthetic.search else ()))
+    values = [
+        one.max_activation
+        for one in known
+        if one.synthesis and one.synthesis.cross_entropy is not None and one.synthesis.cross_entropy <= most_surprise
+    ]
+    return max(values, default=None)
+
+
+def _span(tail: Tail | None, value: float) -> TokenSpan | None:
+    if tail is None or value <= 0:
+        return None
+    found = tail.tokens_until(value)
+    low, median, high = (None if np.isinf(tokens) else tokens for tokens in (found.low, found.median, found.high))
+    return TokenSpan(low=low, median=median, high=high)
+
+
+# --- how alike the firings are -------------------------------------------------------------------------------------
+
+
+def _likeness(real: FeatureStats, synthetic: FeatureStats) -> Likeness:
+    """Compare where and how the strongest examples of both fire; baselines are the same among real ones."""
+    does, could = real.examples, synthetic.examples
+    ours, theirs = _firings(does), _firings(could)
+    fires_on = {fold(token.token) for token in real.top_tokens} | {fold(_peak_token(one)) for one in does}
+    return Likeness(
+        same_token=_mean(fold(_peak_token(one)) in fires_on for one in could),
+        residual=_mean(_cosine(a.residual, b.residual) for a in ours for b in theirs),
+        residual_among_real=_mean(_cosine(a.residual, b.residual) for a, b in combinations(ours, 2)),
+        coactive=_mean(_overlap(dict(a.coactive), dict(b.coactive)) for a in ours for b in theirs),
+        coactive_among_real=_mean(_overlap(dict(a.coactive), dict(b.coactive)) for a, b in combinations(ours, 2)),
+        raised=_mean(_shared(a.ablation.raised, b.ablation.raised) for a in ours for b in theirs),
+        raised_among_real=_mean(_shared(a.ablation.raised, b.ablation.raised) for a, b in combinations(ours, 2)),
+        divergence_real=_mean(one.ablation.divergence for one in ours),
+        divergence_synthetic=_mean(one.ablation.divergence for one in theirs),
+    )
+
+
+def fold(token: str) -> str:
+    """Return a token without what spelling adds to it: spaces around it, and case."""
+    return token.strip().casefold() or token
+
+
+def _peak_token(example: ActivationExample) -> str:
+    return example.tokens[example.peak_position]
+
+
+def _firings(examples: Sequence[ActivationExample]) -> list[Firing]:
+    return [one.firing for one in examples if one.firing is not None]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.fmean(found) if found else None
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    left, right = np.array(a), np.array(b)
+    norms = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / norms if norms else 0.0
+
+
+def _overlap(a: dict[int, float], b: dict[int, float]) -> float:
+    """Return the weighted Jaccard index of two sets of active features, by magnitude."""
+    either = a.keys() | b.keys()
+    pairs = [(abs(a.get(feature, 0.0)), abs(b.get(feature, 0.0))) for feature in either]
+    most = sum(max(pair) for pair in pairs)
+    return sum(min(pair) for pair in pairs) / most if most else 0.0
+
+
+def _shared(a: Sequence[tuple[str, float]], b: Sequence[tuple[str, float]]) -> float:
+    """Return the share of one list's tokens that is in the other's; the lists are of one length."""
+    left, right = {token for token, _ in a}, {token for token, _ in b}
+    return len(left & right) / len(left) if left else 0.0
+
+
+# --- what belongs together -----------------------------------------------------------------------------------------
+
+
+def _check(real: Provenance, synthetic: Provenance) -> None:
+    for run, wanted in ((real, "real"), (synthetic, "synthetic")):
+        if run.analysis != wanted:
+            raise OutputError(f"A result of '{run.analysis}' was given as the {wanted} one: give a {wanted}.json.")
+    for name in _SAME:
+        theirs, ours = getattr(real, name), getattr(synthetic, name)
+        if theirs != ours:
+            raise OutputError(
+                f"The two results do not belong together: {name.removesuffix('_sha256')} is {theirs} in the real one "
+                f"and {ours} in the synthetic one. Give results of the same model, SAE and hook."
+            )
+
+
+def _listed(features: Iterable[int]) -> str:
+    numbers = sorted(features)
+    return f"{len(numbers)} features ({numbers[0]} to {numbers[-1]})" if numbers else "no features"

@@ -1,0 +1,109 @@
+"""``compare``: what each feature does beside what it could do."""
+
+import argparse
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_analysis.main import real, synthetic
+from sae_analysis.main.arguments import (
+    HelpFormatter,
+    add_output_options,
+    add_reading_options,
+    add_subject_options,
+    name,
+)
+from sae_analysis.main.running import open_site, print_rows
+
+if TYPE_CHECKING:  # heavy: loaded when the mode runs
+    from sae_analysis.records import AnalysisResult, ComparisonResult
+
+_FEATURES = "random:10"
+"""Features that are compared where neither they nor a result are given."""
+
+_NAMED = 5
+"""Most features named in the report."""
+
+
+def add_mode(modes: argparse._SubParsersAction) -> None:
+    """Add the mode and its options."""
+    parser = modes.add_parser(
+        "compare",
+        help="both, and whether a feature does what it could do",
+        description="Run real and synthetic, or take results of theirs, and compare what each feature does with what "
+        "it could do; write pictures and JSON of all three.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
+    parser.set_defaults(features=None)
+    _add_text_options(parser)
+    synthetic.add_search_options(parser)
+    add_output_options(parser, max_examples=10)
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("text, or results of earlier runs")
+    group.add_argument("--corpus", type=name, help="text: file, folder or data set's name (default: the demo corpus)")
+    add_reading_options(group)
+    group.add_argument("--real", type=name, metavar="FILE", help="real.json, instead of reading text")
+    group.add_argument("--synthetic", type=name, metavar="FILE", help="synthetic.json, instead of a search")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare; what is not given is made first, each result written as soon as it is there."""
+    from sae_analysis.artifacts import read_result, write_result
+    from sae_analysis.comparison import compare
+    from sae_analysis.files import prepare_folder
+
+    does, could = (read_result(Path(path)) if path else None for path in (options.real, options.synthetic))
+    prepare_folder(options.output)
+    if does is None or could is None:
+        does, could = _make(does, could, options)
+    found = compare(does, could)
+    write_result(found, options.output / "comparison.json")
+    print_rows(_rows(found))
+    return 0
+
+
+def _make(
+    does: "AnalysisResult | None", could: "AnalysisResult | None", options: argparse.Namespace
+) -> tuple["AnalysisResult", "AnalysisResult"]:
+    """Run the analyses that are missing, with pictures."""
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.demo import default_corpus
+    from sae_analysis.feature_selection import parse_features
+    from sae_analysis.real_activations import RealSettings
+
+    given = does or could
+    corpus, selection = None, parse_features(options.features or (_listed(given) if given else _FEATURES))
+    if does is None:
+        source = options.corpus or default_corpus()
+        corpus = Corpus(source=source, text_unit=options.text_unit, text_field=options.text_field)
+    site = open_site(options, corpus)
+    if corpus is not None:
+        does, selection = synthetic.scan(site, selection, corpus, options, firings=RealSettings().firings)
+        real.write(does, options)
+    assert does is not None, "read or made"
+    if could is None:
+        with synthetic.search(site, selection, does, options) as found:
+            synthetic.write(found, site.sae.dict_size, options)
+        could = found
+    return does, could
+
+
+def _listed(result: "AnalysisResult") -> str:
+    return ",".join(str(stats.feature_idx) for stats in result.features)
+
+
+def _rows(found: "ComparisonResult") -> dict[str, str]:
+    verdicts = Counter(one.verdict for one in found.features)
+    realised = [one.realised for one in found.features if one.realised is not None]
+    least = [f"{one.feature_idx} ({one.realised:.0%})" for one in found.features[:_NAMED] if one.realised is not None]
+    middle = f"{statistics.median(realised):.0%} (median)" if realised else "nothing, since nothing fired"
+    return {
+        "Compared": f"{len(found.features):,} features on {found.token_count:,} tokens",
+        "Verdicts": "; ".join(f"{verdict}: {many:,}" for verdict, many in verdicts.most_common()),
+        "Realised": f"{middle} of what the search reached" + (f"; least: {', '.join(least)}" if least else ""),
+    }
