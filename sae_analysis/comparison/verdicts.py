@@ -28,11 +28,11 @@ def judge(
         return found
     is_alike, reasons = _alike(likeness)
     if behind_text is not None and behind_text < NARROW:
-        return "artefact", (f"behind other text {behind_text:.0%} of its activation is left", *reasons)
+        return "artefact", (f"behind other text {100 * behind_text:.0f} % of its activation is left", *reasons)
     if not is_alike:
         return "second sense", reasons
     if realised is not None and realised < SUPERSTIMULUS:
-        return "superstimulus", (f"real text reaches {realised:.0%} of it", *reasons)
+        return "superstimulus", (f"real text reaches {100 * realised:.0f} % of it", *reasons)
     return "same trigger" if _is_same_token(likeness) else "same meaning in new words", reasons
 
 
@@ -59,9 +59,9 @@ def _alike(likeness: Likeness) -> tuple[bool, tuple[str, ...]]:
     }
     known = {what: _share(*pair) for what, pair in shares.items()}
     ratios = {what: share for what, share in known.items() if share is not None}
-    reasons = [f"{what}: {share:.0%} as alike as among real examples" for what, share in ratios.items()]
+    reasons = [f"{what}: {100 * share:.0f} % as alike as among real examples" for what, share in ratios.items()]
     if likeness.same_token is not None:
-        reasons.insert(0, f"{likeness.same_token:.0%} of its strongest sequences fire on a token of its own")
+        reasons.insert(0, f"{100 * likeness.same_token:.0f} % of its strongest sequences fire on a token of its own")
     mean = sum(ratios.values()) / len(ratios) if ratios else 0.0
     return _is_same_token(likeness) or mean >= ALIKE, tuple(reasons)
 

@@ -14,7 +14,8 @@ from sae_analysis.main.arguments import (
     add_subject_options,
     name,
 )
-from sae_analysis.main.running import open_site, print_rows
+from sae_analysis.main.running import open_site, print_files, print_rows
+from sae_analysis.main.screen import page_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -62,9 +63,22 @@ def run(options: argparse.Namespace) -> int:
     if does is None or could is None:
         does, could = _make(does, could, options)
     found = compare(does, could)
-    write_result(found, options.output / "comparison.json")
+    json_path = options.output / "comparison.json"
+    write_result(found, json_path)
     print_rows(_rows(found))
+    print_files([json_path, *_pictures(found, does, could, options)], options)
     return 0
+
+
+def _pictures(
+    found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisResult", options: argparse.Namespace
+) -> list[Path]:
+    if options.no_figures:
+        return []
+    from sae_analysis.visualizer import visualize_comparison
+
+    with page_bar() as advance:
+        return visualize_comparison(found, does, could, options.output, progress=advance)
 
 
 def _make(

@@ -1,6 +1,7 @@
 """What modes do alike: load, attach, scan text, write."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,11 @@ def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_p
 
         with page_bar() as advance:
             written += visualize_features(result, options.output, result.provenance.analysis, progress=advance)
+    print_files(written, options)
+
+
+def print_files(written: Sequence[Path], options: argparse.Namespace) -> None:
+    """List what was written."""
     print(f"Wrote {len(written)} files to {options.output}:")
     for path in written:
         print(f"  {path}")

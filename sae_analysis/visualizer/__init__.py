@@ -1,7 +1,8 @@
 """Pictures of features: records in, PNG pages out; nothing is recomputed.
 
-Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``, ``search_page``), so that a test or a
-notebook can read them back; ``visualize_features`` writes them all.
+Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``, ``search_page``, ``comparison_page``,
+``feature_comparison_page``), so that a test or a notebook can read them back; ``visualize_features`` and
+``visualize_comparison`` write them all.
 """
 
 import io
@@ -13,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from sae_analysis.files import prepare_folder, write_whole
-from sae_analysis.records import AnalysisResult, FeatureStats
+from sae_analysis.records import AnalysisResult, ComparisonResult, FeatureStats
+from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
 from sae_analysis.visualizer.pages import feature_page, statistics_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY, summary_page
@@ -28,10 +30,13 @@ __all__ = [
     "Lettering",
     "Page",
     "Theme",
+    "comparison_page",
+    "feature_comparison_page",
     "feature_page",
     "search_page",
     "statistics_page",
     "summary_page",
+    "visualize_comparison",
     "visualize_features",
     "write_page",
 ]
@@ -81,8 +86,41 @@ def visualize_features(
         elif dictionary:
             yield "statistics", statistics_page(dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
 
+    return _write_pages(pages(), total, folder, analysis_type, progress)
+
+
+def visualize_comparison(
+    result: ComparisonResult,
+    real: AnalysisResult,
+    synthetic: AnalysisResult,
+    output_dir: str | Path,
+    *,
+    dpi: int = 150,
+    theme: Theme = LIGHT,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write ``real_vs_synthetic_comparison.png`` and ``feature_N_comparison.png`` for each feature; return their paths.
+
+    Raises:
+        OutputError: The folder cannot be made or a file in it cannot be written.
+    """
+    folder, header = Path(output_dir), Header.of(real)
+    does, could = real.by_feature(), synthetic.by_feature()
+
+    def pages() -> Iterator[tuple[str, Page]]:
+        yield "real_vs_synthetic", comparison_page(result, header, theme=theme, dpi=dpi)
+        for one in result.features:
+            both = does[one.feature_idx], could[one.feature_idx]
+            yield f"feature_{one.feature_idx}", feature_comparison_page(one, *both, header, theme=theme, dpi=dpi)
+
+    return _write_pages(pages(), len(result.features) + 1, folder, "comparison", progress)
+
+
+def _write_pages(
+    pages: Iterator[tuple[str, Page]], total: int, folder: Path, analysis_type: str, progress: Progress | None
+) -> list[Path]:
     written: list[Path] = []
-    for name, page in pages():
+    for name, page in pages:
         written.append(write_page(page, folder / f"{name}_{analysis_type}.png"))
         if progress is not None:
             progress(len(written), total)

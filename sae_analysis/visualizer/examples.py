@@ -51,7 +51,7 @@ def top_examples(column: Column, stats: FeatureStats, scale: float) -> None:
                 _colour_key(column, scale, both_signs=stats.min_activation < 0)
             closest = stats.search is not None and stats.is_dead
             column.heading("Closest examples" if closest else "Strongest examples", _legend(stats))
-            _examples(column, stats.examples, scale)
+            example_list(column, stats.examples, scale)
         else:
             never = f"It never fired in {count(stats.token_count)} tokens: there is no example to show."
             if stats.search:
@@ -99,7 +99,7 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
     sheet.text(x - 4, baseline, f"activation  {number(low)}", colour=theme.quiet, align="right")
 
 
-def _examples(column: Column, items: Sequence[ActivationExample], scale: float, first_row: int = 0) -> None:
+def example_list(column: Column, items: Sequence[ActivationExample], scale: float, first_row: int = 0) -> None:
     """Set examples one below the other: text with coloured tokens, value at the right, source below it."""
     for row, example in enumerate(items, first_row):
         column.widen()
@@ -141,8 +141,8 @@ def _notes(example: ActivationExample) -> Iterator[tuple[str, bool]]:
 
 def _facts(origin: Synthesis) -> list[str]:
     fluent = [] if origin.cross_entropy is None else [f"{number(origin.cross_entropy)} nats per token"]
-    found = f"found after {count(origin.token_evaluations)} evaluations"
-    return [f"pre-activation {number(origin.pre_activation)}", *fluent, found]
+    found = [f"found after {count(origin.token_evaluations)} evaluations"] if origin.token_evaluations else []
+    return [f"pre-activation {number(origin.pre_activation)}", *fluent, *found]
 
 
 def _losses(column: Column, line: Line, example: ActivationExample, place: Box) -> None:
@@ -199,7 +199,7 @@ def banded_examples(column: Column, stats: FeatureStats, scale: float) -> None:
                 bands = len(stats.example_bands)
                 column.caption(wording.band_name(index, bands, band.lower_quantile, band.upper_quantile))
                 column.y += 2
-                _examples(column, band.examples, scale, first_row=row)
+                example_list(column, band.examples, scale, first_row=row)
                 column.y += 3
             row += len(band.examples)
     column.y += PANEL_GAP
@@ -227,7 +227,7 @@ def frontier_examples(column: Column, stats: FeatureStats, scale: float) -> None
         others = len(_fluent_others(stats))
         said += f"; {len(shown)} of {others}" if others > len(shown) else ""
         column.heading("Strongest at each level of fluency", said)
-        _examples(column, shown, scale, first_row=len(stats.examples))
+        example_list(column, shown, scale, first_row=len(stats.examples))
     column.y += PANEL_GAP
 
 
@@ -243,5 +243,5 @@ def shortest_example(column: Column, stats: FeatureStats, scale: float) -> None:
     with column.sheet.panel("shortest example"):
         said = "the strongest example without tokens that can go while 95 % of its activation is left"
         column.heading("Shortest that is enough", said)
-        _examples(column, shown, scale, first_row=len(stats.examples) + len(frontier_shown(stats)))
+        example_list(column, shown, scale, first_row=len(stats.examples) + len(frontier_shown(stats)))
     column.y += PANEL_GAP

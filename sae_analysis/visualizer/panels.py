@@ -48,18 +48,23 @@ def facts_of_weights(stats: FeatureStats) -> list[Fact]:
     ]
 
 
-def statistics_strip(column: Column, stats: FeatureStats, facts: Sequence[Fact]) -> None:
-    """Set the feature's numbers side by side, and the features whose decoder direction is nearest."""
+def fact_strip(column: Column, facts: Sequence[Fact]) -> None:
+    """Set numbers side by side, each below its name."""
     sheet, quiet = column.sheet, column.sheet.theme.quiet
     step = column.width / len(facts)
-    with sheet.panel("statistics"):
-        box = column.take(38)
-        for index, (name, value, note) in enumerate(facts):
-            left, room = box.x + index * step, step - 5
-            sheet.text(left, box.y + 9, name, colour=quiet, width=room)
-            size = BODY if width_of(value, BODY) <= room else SMALL
-            sheet.text(left, box.y + 22, value, size=size, bold=True, width=room)
-            sheet.text(left, box.y + 33, "" if UNKNOWN in note else note, colour=quiet, width=room)
+    box = column.take(38)
+    for index, (name, value, note) in enumerate(facts):
+        left, room = box.x + index * step, step - 5
+        sheet.text(left, box.y + 9, name, colour=quiet, width=room)
+        size = BODY if width_of(value, BODY) <= room else SMALL
+        sheet.text(left, box.y + 22, value, size=size, bold=True, width=room)
+        sheet.text(left, box.y + 33, "" if UNKNOWN in note else note, colour=quiet, width=room)
+
+
+def statistics_strip(column: Column, stats: FeatureStats, facts: Sequence[Fact]) -> None:
+    """Set the feature's numbers side by side, and the features whose decoder direction is nearest."""
+    with column.sheet.panel("statistics"):
+        fact_strip(column, facts)
         if stats.nearest_features:
             near = [f"{feature} ({number(cosine)})" for feature, cosine in stats.nearest_features[:_NEAREST]]
             column.caption(f"nearest decoder directions (cosine): {', '.join(near)}")
@@ -110,8 +115,8 @@ def logit_effects(column: Column, stats: FeatureStats, colour: Colour) -> None:
             half = (column.width - _HALF_COLUMN_GAP) / 2
             towards = Column(sheet, column.x, column.y, half)
             away = Column(sheet, column.right - half, column.y, half)
-            _effect_rows(towards, "towards", stats.top_boosted_tokens, mix(sheet.theme.paper, colour, TINT))
-            _effect_rows(away, "away from", stats.top_suppressed_tokens, sheet.theme.faint)
+            effect_rows(towards, "towards", stats.top_boosted_tokens, mix(sheet.theme.paper, colour, TINT))
+            effect_rows(away, "away from", stats.top_suppressed_tokens, sheet.theme.faint)
             column.y = max(towards.y, away.y) + 6
             if total:
                 look = Look(colour=colour, negative=colour, x_label=signed_tick)
@@ -121,7 +126,8 @@ def logit_effects(column: Column, stats: FeatureStats, colour: Colour) -> None:
     column.y += PANEL_GAP
 
 
-def _effect_rows(column: Column, title: str, effects: TokenValues, tint: Colour) -> None:
+def effect_rows(column: Column, title: str, effects: TokenValues, tint: Colour) -> None:
+    """Set tokens with what becomes of their logits, a bar as long as its part of the largest behind each."""
     column.caption(title)
     rows = effects[:_TABLE_ROWS]
     strongest = max((abs(effect) for _, effect in rows), default=0.0) or 1.0

@@ -49,6 +49,9 @@ class Look:
     """Whether the edges are powers of ten: ticks then stand at round numbers, not at round exponents."""
     rug: tuple[float, ...] = ()
     """Values marked below the bars: the features that were asked for."""
+    marks: tuple[tuple[float, Colour, str], ...] = ()
+    """Values above zero marked by a line as high as the plot, each with its colour and a letter; the axis, which must
+    grow geometrically, is drawn on as far as they lie."""
 
 
 def bin_position(edges: Sequence[float], value: float) -> float:
@@ -74,6 +77,15 @@ def _visible(histogram: Histogram) -> tuple[float, float]:
     first, last = filled[0], filled[-1] + 1
     spare = max(0.0, (_FEWEST_BINS - (last - first)) / 2)
     return first - spare, last + spare
+
+
+def _as_far_as(histogram: Histogram, value: float) -> Histogram:
+    """Return a histogram whose bins go on growing until they hold a value."""
+    edges, counts = [*histogram.edges], [*histogram.counts]
+    while edges[-1] <= value:
+        edges.append(edges[-1] ** 2 / edges[-2])
+        counts.append(0)
+    return Histogram(edges=tuple(edges), counts=tuple(counts))
 
 
 def round_choices(low: float, high: float) -> Iterator[list[float]]:
@@ -116,7 +128,10 @@ def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponent
 
 def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> None:
     """Draw counts over bins of equal width on the page, with ticks at round values of the edges."""
+    histogram = _as_far_as(histogram, max((value for value, _, _ in look.marks), default=0.0))
     first, last = _visible(histogram)
+    for value, _, _ in look.marks:
+        last = max(last, bin_position(histogram.edges, value) + 1)
     tallest = max(histogram.counts)
     below = AXIS_BELOW + (_RUG if look.rug else 0.0)
     area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - below)
@@ -145,6 +160,10 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
 
     choices = _tick_choices(histogram.edges, first, last, exponents=look.exponents)
     labels_below(sheet, area, ([place(value) for value in values] for values in choices), _RUG if look.rug else 0.0)
+    for row, (value, colour, letter) in enumerate(look.marks):  # one below the other, for they may lie close
+        x, top = area.x + (bin_position(histogram.edges, value) - first) * scale, area.y + row * (SMALL + 1)
+        sheet.rectangle(Box(x - 0.5, top, 1.0, area.bottom - top), colour)
+        sheet.text(x + 2.5, top + SMALL, letter, colour=colour, bold=True)
     for value in look.rug:
         x = area.x + (bin_position(histogram.edges, value) - first) * scale
         if area.x - 0.1 <= x <= area.right + 0.1:

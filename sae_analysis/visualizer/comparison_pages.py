@@ -1,0 +1,325 @@
+"""What a feature does beside what it could do: the page of one feature, and the overview of all."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+
+from sae_analysis.records import Comparison, ComparisonResult, FeatureStats, Likeness, TokenSpan
+from sae_analysis.visualizer import examples, plots, searches
+from sae_analysis.visualizer.columns import INNER_WIDTH, PANEL_GAP, TINT, Column, title_of
+from sae_analysis.visualizer.curves import Axis, draw_chart, draw_dots, draw_steps
+from sae_analysis.visualizer.digits import count, counted, number, share
+from sae_analysis.visualizer.panels import Fact, effect_rows, fact_strip
+from sae_analysis.visualizer.plots import Look
+from sae_analysis.visualizer.sheet import Box, Page, Sheet
+from sae_analysis.visualizer.synthetic_panels import words
+from sae_analysis.visualizer.theme import GUTTER, LIGHT, MARGIN, Colour, Theme, mix
+from sae_analysis.visualizer.wording import Header, Part
+
+_SHOWN, _CUT = 4, 2
+"""Examples of each kind on a feature's page, and of real text cut to the length of the search."""
+
+_EFFECTS = 6
+_HALF_COLUMN_GAP = 10.0
+_CHART = 118.0
+_HISTOGRAM = 96.0
+_STEP, _DOT, _CLOUD = 1.6, 3.0, 4.6
+
+_ROWS = 60
+"""Features that the overview lists: the least realised."""
+
+_ROW = 14.0
+_BAR_FROM, _BAR_WIDTH = 30.0, 136.0
+_BAR_END = 1.25
+"""Realised fraction at which a bar is cut."""
+
+
+# --- one feature ---------------------------------------------------------------------------------------------------
+
+
+def feature_comparison_page(
+    comparison: Comparison,
+    real: FeatureStats,
+    synthetic: FeatureStats,
+    header: Header | None = None,
+    *,
+    theme: Theme = LIGHT,
+    dpi: int = 150,
+) -> Page:
+    """Return the page of one feature: both behaviours side by side on one scale of colours."""
+    sheet = Sheet(theme)
+    page = title_of(
+        sheet, f"Feature {comparison.feature_idx}: real beside synthetic", _answer(comparison), header or Header()
+    )
+    fact_strip(page, _facts(comparison))
+    page.y += 12
+    width = (INNER_WIDTH - GUTTER) / 2
+    left = Column(sheet, MARGIN, page.y, width)
+    right = Column(sheet, MARGIN + width + GUTTER, page.y, width)
+    scale = max(examples.activation_scale(real), examples.activation_scale(synthetic))
+    _examples(left, "On real text", real, scale, first_row=0)
+    _examples(right, "Found by the search", synthetic, scale, first_row=_SHOWN)
+    left.y = right.y = max(left.y, right.y) + PANEL_GAP
+    _excerpts(left, synthetic, scale)
+    _histogram(left, comparison, real)
+    _fluency(right, synthetic)
+    _likeness(right, comparison.likeness)
+    left.y = right.y = max(left.y, right.y)
+    _effects(left, "What it changes of the prediction, on real text", real, theme.real)
+    _effects(right, "What it changes there on the search's", synthetic, theme.synthetic)
+    return sheet.finish(max(left.y, right.y) + MARGIN / 2, dpi)
+
+
+def _answer(comparison: Comparison) -> list[Part]:
+    said = [comparison.verdict]
+    if comparison.realised is not None:
+        said.append(f"text reaches {share(comparison.realised)} of what the search found")
+    return ["; ".join([*said, *comparison.reasons[:1]])]
+
+
+def _facts(comparison: Comparison) -> list[Fact]:
+    low, high = comparison.realised_low, comparison.realised_high
+    between = "" if low is None or high is None else f"{share(low)} to {share(high)}"
+    until = comparison.tokens_until
+    return [
+        ("real maximum", number(comparison.real_max), _if(comparison.excerpt_max, "cut short {}")),
+        ("synthetic maximum", number(comparison.synthetic_max), _if(comparison.fluent_max, "fluent {}")),
+        ("realised", "–" if comparison.realised is None else share(comparison.realised), between),
+        ("tokens to meet it", _tokens(until and until.median), _span(until)),
+        ("as fluent as text", number(comparison.as_fluent_max), ""),
+        ("one token alone", number(comparison.single_token_max), ""),
+        (
+            "behind other text",
+            "–" if comparison.behind_text is None else share(comparison.behind_text),
+            "is left (median)",
+        ),
+    ]
+
+
+def _if(value: float | None, said: str) -> str:
+    return "" if value is None else said.format(number(value))
+
+
+def _tokens(value: float | None) -> str:
+    return "never" if value is None else count(round(value))
+
+
+def _span(until: TokenSpan | None) -> str:
+    return "too few firings to say" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
+
+
+def _examples(column: Column, title: str, stats: FeatureStats, scale: float, *, first_row: int) -> None:
+    shown = stats.examples[:_SHOWN]
+    with column.sheet.panel(title):
+        missing = "Nothing fired it: there is no example to show."
+        of_all = f"the strongest {len(shown)} of {counted(len(stats.examples), 'example')}; one scale on this page"
+        column.heading(title, of_all if shown else missing)
+        examples.example_list(column, shown, scale, first_row=first_row)
+
+
+def _excerpts(column: Column, synthetic: FeatureStats, scale: float) -> None:
+    """Set real text as the search met it: what is left of it without what was in front."""
+    shown = synthetic.search.excerpts[:_CUT] if synthetic.search else ()
+    if not shown:
+        return
+    with column.sheet.panel("real text cut short"):
+        column.heading(
+            "Real text cut to the search's length", "without what was in front; bars below: lost without that token"
+        )
+        examples.example_list(column, shown, scale, first_row=2 * _SHOWN)
+    column.y += PANEL_GAP
+
+
+def _histogram(column: Column, comparison: Comparison, real: FeatureStats) -> None:
+    theme = column.sheet.theme
+    with column.sheet.panel("activation histogram"):
+        if not real.histogram.total:
+            column.heading("How strongly it fires", "It never fired on the text: nothing was counted.")
+        else:
+            marks = [(comparison.real_max, theme.real, "R"), (comparison.synthetic_max, theme.synthetic, "S")]
+            said = "tokens of real text per bin, both log scale; lines: R real maximum, S synthetic maximum"
+            if comparison.fluent_max:
+                marks.append((comparison.fluent_max, theme.ink, "F"))
+                said += ", F fluent (at most 6 nats per token)"
+            column.heading("How strongly it fires", said)
+            look = Look(colour=theme.real, negative=theme.negative, marks=tuple(mark for mark in marks if mark[0] > 0))
+            plots.draw_histogram(column.sheet, column.take(_HISTOGRAM), real.histogram, look)
+    column.y += PANEL_GAP
+
+
+def _fluency(column: Column, synthetic: FeatureStats) -> None:
+    theme = column.sheet.theme
+    steps = searches.frontier(synthetic.search) if synthetic.search else []
+    cloud = [*searches.fluency(synthetic.search.excerpts)] if synthetic.search else []
+    with column.sheet.panel("fluency"):
+        if not steps:
+            column.heading("Fluency", "Nothing to show: the search has no frontier of fluency.")
+        else:
+            said = "steps: the strongest found within a cross-entropy"
+            said += "; circles: real text cut to the same length" if cloud else ""
+            column.heading("Fluency", said)
+            across = Axis.over("cross-entropy, nats per token", [x for x, _ in (*steps, *cloud)])
+            up = Axis.of_activations([y for _, y in (*steps, *cloud)])
+
+            def draw(axes: Axes) -> None:
+                draw_steps(axes, steps, across.high, theme.synthetic, _STEP)
+                draw_dots(axes, steps, theme.synthetic, theme.synthetic, _DOT)
+                draw_dots(axes, cloud, theme.paper, theme.real, _CLOUD)
+
+            draw_chart(column.sheet, column.take(_CHART), across, up, draw)
+    column.y += PANEL_GAP
+
+
+def _likeness(column: Column, likeness: Likeness) -> None:
+    """Set how alike both firings are, beside how alike real ones are to each other."""
+    rows = [
+        ("residual vectors, cosine", likeness.residual, likeness.residual_among_real),
+        ("features active beside it, Jaccard", likeness.coactive, likeness.coactive_among_real),
+        ("tokens it raises, in common", likeness.raised, likeness.raised_among_real),
+        ("peaks on a token of its own", likeness.same_token, None),
+    ]
+    known = [row for row in rows if row[1] is not None]
+    with column.sheet.panel("likeness"):
+        column.heading("How alike the two are", "mean over pairs; in brackets the same among real examples")
+        for name, value, among in known:
+            assert value is not None, "filtered above"
+            said = number(value) + ("" if among is None else f" ({number(among)})")
+            column.row(partial(words, name), said, min(1.0, value), column.sheet.theme.faint, 62.0)
+        if not known:
+            column.caption("Nothing to show: there is nothing to compare.")
+    column.y += PANEL_GAP
+
+
+def _effects(column: Column, title: str, stats: FeatureStats, colour: Colour) -> None:
+    """Set what the next-token prediction at the strongest example's peak owes to the feature."""
+    firing = next((example.firing for example in stats.examples if example.firing), None)
+    with column.sheet.panel(title):
+        if firing is None:
+            column.heading(title, "Nothing to show: it was not looked at.")
+        else:
+            ablation, half = firing.ablation, (column.width - _HALF_COLUMN_GAP) / 2
+            said = "logits at the strongest peak with the feature, less those without it; "
+            column.heading(title, f"{said}divergence {number(ablation.divergence)} nats")
+            raised = Column(column.sheet, column.x, column.y, half)
+            lowered = Column(column.sheet, column.right - half, column.y, half)
+            effect_rows(raised, "raises", ablation.raised[:_EFFECTS], mix(column.sheet.theme.paper, colour, TINT))
+            effect_rows(lowered, "lowers", ablation.lowered[:_EFFECTS], column.sheet.theme.faint)
+            column.y = max(raised.y, lowered.y)
+    column.y += PANEL_GAP
+
+
+# --- all features --------------------------------------------------------------------------------------------------
+
+
+def comparison_page(
+    result: ComparisonResult, header: Header | None = None, *, theme: Theme = LIGHT, dpi: int = 150
+) -> Page:
+    """Return the overview: every feature's real maximum against its synthetic one, the least realised first."""
+    sheet = Sheet(theme)
+    page = title_of(sheet, "Real beside synthetic", [_overview(result)], header or Header())
+    found = [(one, one.realised) for one in result.features if one.realised is not None]
+    if found:
+        _all_realised(page, found)
+    shown = result.features[:_ROWS]
+    with sheet.panel("features"):
+        said = (
+            "bar: real maximum, thick mark: fluent sequences (at most 6 nats per token), thin one: synthetic maximum; "
+        )
+        said += "line: where the maximum of another text as long would be, nine times out of ten"
+        if len(result.features) > len(shown):
+            said += f"; the {len(shown)} least realised of {count(len(result.features))}"
+        page.heading("Feature by feature", said)
+        _row_head(page)
+        for one in shown:
+            _set_row(page, one)
+    return sheet.finish(page.y + MARGIN / 2, dpi)
+
+
+def _overview(result: ComparisonResult) -> str:
+    verdicts = Counter(one.verdict for one in result.features)
+    said = f"{counted(len(result.features), 'feature')} on {counted(result.token_count, 'token')}: "
+    return said + ", ".join(f"{count(many)} {verdict}" for verdict, many in verdicts.most_common())
+
+
+def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> None:
+    theme = page.sheet.theme
+    with page.sheet.panel("realised"):
+        page.heading(
+            "Realised fraction", "real maximum / synthetic maximum, least first; line: nine tenths of other texts"
+        )
+        points = [(float(rank), value) for rank, (_, value) in enumerate(found, 1)]
+        spans = [
+            (rank, one.realised_low, one.realised_high)
+            for rank, (one, _) in enumerate(found, 1)
+            if one.realised_low is not None and one.realised_high is not None
+        ]
+        highest = max([1.0, *(value for _, value in points), *(high for _, _, high in spans)])
+        across = Axis(name="features, least realised first", low=0.5, high=len(found) + 0.5, is_count=True)
+        up = Axis(
+            name="% of the synthetic maximum", low=0.0, high=1.05 * highest, label=lambda value: f"{100 * value:.0f}"
+        )
+
+        def draw(axes: Axes) -> None:
+            axes.axhline(1.0, color=theme.ink, linewidth=0.9, dashes=(4, 2.5))
+            for rank, low, high in spans:
+                axes.plot([rank, rank], [low, high], color=mix(theme.paper, theme.real, 0.5), linewidth=1.0)
+            draw_dots(axes, points, theme.real, theme.real, 2.6)
+
+        draw_chart(page.sheet, page.take(_CHART), across, up, draw)
+    page.y += PANEL_GAP
+
+
+_COLUMNS: Mapping[str, float] = {
+    "real": 212.0,
+    "synthetic": 258.0,
+    "realised": 300.0,
+    "other text": 362.0,
+    "tokens to meet it": 436.0,
+}
+"""Right edges of the numbers of a row."""
+
+_VERDICT_FROM = 446.0
+
+
+def _row_head(page: Column) -> None:
+    box, grey = page.take(12), page.sheet.theme.quiet
+    page.sheet.text(box.x, box.y + 8, "feature", colour=grey)
+    for name, right in _COLUMNS.items():
+        page.sheet.text(box.x + right, box.y + 8, name, colour=grey, align="right")
+    page.sheet.text(box.x + _VERDICT_FROM, box.y + 8, "verdict", colour=grey)
+
+
+def _set_row(page: Column, one: Comparison) -> None:
+    sheet, theme, box = page.sheet, page.sheet.theme, page.take(_ROW)
+    sheet.rectangle(Box(box.x, box.y, box.width, 0.5), theme.faint)
+    baseline = box.y + 10
+    sheet.text(box.x, baseline, str(one.feature_idx), bold=True, width=_BAR_FROM)
+
+    def at(part: float) -> float:
+        return box.x + _BAR_FROM + _BAR_WIDTH * min(part, _BAR_END) / _BAR_END
+
+    if one.realised is not None:
+        sheet.rectangle(Box(at(0), box.y + 3, at(one.realised) - at(0), _ROW - 6), mix(theme.paper, theme.real, 0.55))
+        if one.realised_low is not None and one.realised_high is not None:
+            low, high = at(one.realised_low), at(one.realised_high)
+            sheet.rectangle(Box(low, box.y + _ROW / 2 - 0.4, high - low, 0.8), theme.ink)
+        sheet.rectangle(Box(at(1.0) - 0.3, box.y + 1, 0.6, _ROW - 1), theme.ink)
+        if one.fluent_max:
+            fluent = at(one.fluent_max / one.synthetic_max)
+            sheet.rectangle(Box(fluent - 1.2, box.y + 2, 2.4, _ROW - 4), theme.synthetic)
+    until = one.tokens_until
+    between = ""
+    if one.realised_low is not None and one.realised_high is not None:
+        between = f"{share(one.realised_low)}–{share(one.realised_high)}"
+    values = (
+        number(one.real_max),
+        number(one.synthetic_max),
+        "–" if one.realised is None else share(one.realised),
+        between,
+        "" if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
+    )
+    for right, value in zip(_COLUMNS.values(), values, strict=True):
+        sheet.text(box.x + right, baseline, value, align="right")
+    sheet.text(box.x + _VERDICT_FROM, baseline, one.verdict, width=box.width - _VERDICT_FROM)
