@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from sae_analysis.records import (
+    Ablation,
     ActivationExample,
     AnalysisResult,
     DictionaryStats,
     ExampleBand,
     FeatureSearch,
     FeatureStats,
+    Firing,
     Fit,
     Histogram,
     Provenance,
@@ -297,3 +299,59 @@ def result(features: Sequence[FeatureStats] = (), **fields: Any) -> AnalysisResu
         "provenance": provenance(), "fit": fit(), "dictionary": dictionary(), "features": tuple(features),
     }  # fmt: skip
     return AnalysisResult(**base | fields)
+
+
+def firing(residual: Sequence[float] = (1.0, 0.2, 0.0), raised: str = " yard| board|ment", **fields: Any) -> Firing:
+    """Return what goes on at a peak."""
+    lowered = tuple((token, -value) for token, value in _effects(" the| and|\n", 1.1))
+    base: dict[str, Any] = {
+        "coactive": ((4, 3.0), (9, 1.0)), "residual": tuple(residual),
+        "ablation": Ablation(divergence=0.31, raised=_effects(raised, 1.4), lowered=lowered),
+    }  # fmt: skip
+    return Firing(**base | fields)
+
+
+def comparison_pair(
+    feature: int = 7,
+    *,
+    potential: float = 12.0,
+    token: str = " Ship",
+    residual: Sequence[float] = (1.0, 0.1, 0.1),
+    coactive: tuple[tuple[int, float], ...] = ((4, 2.0), (9, 1.0)),
+    raised: str = " yard| board|ment",
+    behind_text: tuple[float, ...] = (0.9, 0.7, 1.0),
+    is_sink: bool = False,
+    real_is_dead: bool = False,
+    synthetic_is_dead: bool = False,
+) -> tuple[FeatureStats, FeatureStats]:
+    """Return what one feature does on text and what a search made it do: the same thing, unless told otherwise."""
+    real = dead_stats(feature) if real_is_dead else stats(feature)
+    at_peaks = (firing(), firing(residual=(1.0, 0.0, 0.1), coactive=((4, 2.0), (9, 1.0), (5, 0.5))))
+    looked_at = [replace(item, firing=found) for item, found in zip(real.examples, at_peaks, strict=False)]
+    real = replace(real, examples=(*looked_at, *real.examples[len(looked_at) :]))
+    if synthetic_is_dead:
+        return real, unfired_stats(feature)
+    synthetic = synthetic_stats(feature, example_count=2, scale=potential)
+    there = firing(residual=residual, coactive=coactive, raised=raised)
+    peaks = (token, token if token == "zebra" else " floe")
+
+    def looked_closer(item: ActivationExample, peak: str) -> ActivationExample:
+        tokens = tuple(peak if at == item.peak_position else one for at, one in enumerate(item.tokens))
+        return replace(item, tokens=tokens, firing=there, synthesis=replace(item.synthesis, is_sink=is_sink))
+
+    items = map(looked_closer, synthetic.examples, peaks)
+    excerpts = tuple(
+        synthetic_example(window(12, 70 + at), 11, 9.0 - at, cross_entropy=4.0 + at, provenance="real text",
+                          token_evaluations=0)
+        for at in range(3)
+    )  # fmt: skip
+    found = replace(synthetic.search, excerpts=excerpts, behind_text=behind_text)
+    return real, replace(synthetic, examples=tuple(items), search=found)
+
+
+def results_of(pairs: Sequence[tuple[FeatureStats, FeatureStats]]) -> tuple[AnalysisResult, AnalysisResult]:
+    """Return a real and a synthetic analysis of features, numbered from 0."""
+    numbered = [[replace(one, feature_idx=at) for one in pair] for at, pair in enumerate(pairs)]
+    could = provenance(analysis="synthetic", corpus="")
+    synthetic = result([pair[1] for pair in numbered], provenance=could, fit=None, dictionary=None)
+    return result([pair[0] for pair in numbered]), synthetic

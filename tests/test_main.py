@@ -596,6 +596,7 @@ def test_search_options_reach_the_result(searching, tmp_path):
         "learning_rate": 0.3,
         "fluency": 0.5,
         "max_examples": 1,
+        "firings": 3,
         "batch_size": 2,
         "seed": 3,
         "bos": "always",
@@ -882,3 +883,85 @@ def test_help_of_a_search_names_its_options_and_no_absent_default(capsys):
     assert "1,600 for each token" in printed
     assert "(default: 30)" in printed
     assert "None" not in printed
+
+
+# --- compare -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparing(searching, corpus_file):
+    """Return the arguments of a short comparison that works, with what a test changes."""
+
+    def arguments(*extra, **changes):
+        return ["compare", *searching(*extra, **{"corpus": corpus_file, "features": "0-2"} | changes)[1:]]
+
+    return arguments
+
+
+def comparison_of(folder):
+    return json.loads((folder / "comparison.json").read_text())
+
+
+def test_compare_runs_both_and_writes_all_three(comparing, tmp_path, capsys):
+    assert main(comparing()) == 0
+    out = tmp_path / "out"
+    assert names_in(out) == ["comparison.json", "real.json", "synthetic.json"]
+    found = comparison_of(out)
+    real, synthetic = (read_result(out / f"{name}.json").by_feature() for name in ("real", "synthetic"))
+    assert sorted(one["feature_idx"] for one in found["features"]) == [0, 1, 2]
+    for one in found["features"]:
+        assert one["real_max"] == real[one["feature_idx"]].max_activation
+        assert one["synthetic_max"] == synthetic[one["feature_idx"]].max_activation
+        assert one["likeness"]["divergence_real"] is not None
+    realised = sorted(one["realised"] for one in found["features"])
+    assert [one["realised"] for one in found["features"]] == realised
+    printed = capsys.readouterr().out
+    assert f"Realised: {100 * realised[1]:.0f} % (median) of what the search reached; least: " in printed
+    assert printed.endswith(f"Wrote 1 files to {out}:\n  {out / 'comparison.json'}\n")
+
+
+def test_results_are_compared_without_a_model(comparing, tmp_path, monkeypatch):
+    assert main(comparing()) == 0
+    out = tmp_path / "out"
+    expected = comparison_of(out)
+    monkeypatch.setattr("sae_analysis.language_model.load_model", None)
+    monkeypatch.setattr("sae_analysis.sae_formats.load_sae", None)
+    given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json")]
+    assert main(["compare", *given, "--output", str(tmp_path / "again"), "--no-figures"]) == 0
+    assert comparison_of(tmp_path / "again") == expected
+
+
+def test_a_real_result_is_taken_instead_of_text_and_its_features_are_those(comparing, typed, tmp_path):
+    assert main(typed(seq_len=128, features="3,5")) == 0
+    real = tmp_path / "out" / "real.json"
+    before = real.read_bytes()
+    assert main(comparing(real=real, corpus=None, features=None)) == 0
+    assert [one["feature_idx"] for one in comparison_of(tmp_path / "out")["features"]] in ([3, 5], [5, 3])
+    assert real.read_bytes() == before
+
+
+def test_results_of_another_subject_are_refused_and_nothing_is_written(comparing, tmp_path, capsys):
+    assert main(comparing()) == 0
+    out = tmp_path / "out"
+    other = json.loads((out / "synthetic.json").read_text())
+    other["provenance"]["sae_sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    capsys.readouterr()
+    given = ["--real", str(out / "real.json"), "--synthetic", str(tmp_path / "other.json")]
+    assert main(["compare", *given, "--output", str(tmp_path / "again")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: The two results do not belong together: sae is ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "again" / "comparison.json").exists()
+
+
+def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, capsys):
+    assert main(comparing()) == 0
+    out, again = tmp_path / "out", tmp_path / "again"
+    capsys.readouterr()
+    given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json")]
+    assert main(["compare", *given, "--output", str(again)]) == 0
+    pictures = ["real_vs_synthetic_comparison.png", *(f"feature_{index}_comparison.png" for index in range(3))]
+    assert names_in(again) == sorted(["comparison.json", *pictures])
+    printed = capsys.readouterr().out
+    assert all(f"  {again / name}\n" in printed for name in pictures)

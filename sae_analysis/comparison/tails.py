@@ -57,7 +57,7 @@ class Tail:
         self._largest, self._token_count = largest, token_count
         self._unit = max(largest, float(edges[1])) - self._threshold
         share = self._survival(edges[:-1, None, None]) - self._survival(edges[1:, None, None])
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # empty bins may be impossible ones
             fit = (counts[:, None, None] * np.log(share)).sum(axis=0, where=counts[:, None, None] > 0)
         log_weight = fit - 0.5 * ((_SHAPES - _SHAPE_MEAN) / _SHAPE_DEVIATION) ** 2
         self._weight = np.exp(log_weight - log_weight.max())
@@ -77,7 +77,7 @@ class Tail:
         From ``MOST_TOKENS`` on, no number is told from never.
         """
         share = self._survival(np.array(value)).ravel()
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             tokens = self._token_count / (self._count * share)
         tokens[tokens > MOST_TOKENS] = np.inf
         order = np.argsort(tokens, kind="stable")
@@ -90,7 +90,7 @@ class Tail:
         excess = np.maximum(value - self._threshold, 0.0) / (self._unit * _SCALES)
         base = np.maximum(1.0 + _SHAPES * excess, 0.0)
         is_exponential = np.abs(_SHAPES) < 1e-9
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             power = base ** (-1.0 / np.where(is_exponential, 1.0, _SHAPES))
         return np.where(is_exponential, np.exp(-excess), power)
 

@@ -114,6 +114,12 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
     group = parser.add_argument_group("results")
     group.add_argument("--output", type=Path, default=Path("results"), help="folder for pictures and JSON")
     group.add_argument("--max-examples", type=positive, default=max_examples, help="strongest examples of a feature")
+    group.add_argument(
+        "--firings",
+        type=count,
+        default=3,
+        help="strongest examples of a feature of which it is measured what goes on at their peaks; compare needs some",
+    )
     group.add_argument("--no-figures", action="store_true", help="write JSON only")
     group.add_argument(
         "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"

@@ -88,7 +88,6 @@ def _make(
     from sae_analysis.corpus import Corpus
     from sae_analysis.demo import default_corpus
     from sae_analysis.feature_selection import parse_features
-    from sae_analysis.real_activations import RealSettings
 
     given = does or could
     corpus, selection = None, parse_features(options.features or (_listed(given) if given else _FEATURES))
@@ -97,7 +96,7 @@ def _make(
         corpus = Corpus(source=source, text_unit=options.text_unit, text_field=options.text_field)
     site = open_site(options, corpus)
     if corpus is not None:
-        does, selection = synthetic.scan(site, selection, corpus, options, firings=RealSettings().firings)
+        does, selection = synthetic.scan(site, selection, corpus, options, firings=options.firings)
         real.write(does, options)
     assert does is not None, "read or made"
     if could is None:
@@ -114,10 +113,16 @@ def _listed(result: "AnalysisResult") -> str:
 def _rows(found: "ComparisonResult") -> dict[str, str]:
     verdicts = Counter(one.verdict for one in found.features)
     realised = [one.realised for one in found.features if one.realised is not None]
-    least = [f"{one.feature_idx} ({one.realised:.0%})" for one in found.features[:_NAMED] if one.realised is not None]
-    middle = f"{statistics.median(realised):.0%} (median)" if realised else "nothing, since nothing fired"
+    least = [
+        f"{one.feature_idx} ({_percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
+    ]
+    middle = f"{_percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
     return {
         "Compared": f"{len(found.features):,} features on {found.token_count:,} tokens",
         "Verdicts": "; ".join(f"{verdict}: {many:,}" for verdict, many in verdicts.most_common()),
         "Realised": f"{middle} of what the search reached" + (f"; least: {', '.join(least)}" if least else ""),
     }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
         ),
         bos=options.bos,
         max_examples=options.max_examples,
+        firings=options.firings,
         norm_outliers=options.norm_outliers,
         dictionary_tokens=options.dictionary_tokens,
         seed=options.seed,

@@ -169,6 +169,7 @@ def _settings(options: argparse.Namespace) -> "SynthSettings":
         learning_rate=options.learning_rate,
         fluency=options.fluency,
         max_examples=options.max_examples,
+        firings=options.firings,
         batch_size=options.batch_size,
         seed=options.seed,
         bos=options.bos,

@@ -1,0 +1,202 @@
+"""Real beside synthetic: tails against distributions whose tail is known, likeness and verdicts by hand."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from record_factory import comparison_pair
+from scipy.stats import genpareto
+
+from sae_analysis.comparison import compare, compare_features, fitted_tail
+from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Tail
+from sae_analysis.errors import OutputError
+from sae_analysis.records import Histogram
+
+
+def with_values(stats, values, token_count):
+    """Return statistics of these activations, in bins like those of an analysis."""
+    edges = 2.0 ** (np.arange(-80, 81) / 8)
+    counts, _ = np.histogram(values, edges)
+    first, last = np.flatnonzero(counts)[[0, -1]] if counts.any() else (0, 0)
+    histogram = Histogram(edges=tuple(edges[first : last + 2]), counts=tuple(counts[first : last + 1].tolist()))
+    if not counts.any():
+        histogram = Histogram(edges=(), counts=())
+    return replace(
+        stats,
+        histogram=histogram,
+        max_activation=float(max(values, default=0.0)),
+        token_count=token_count,
+        active_count=len(values),
+    )
+
+
+# --- tails ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [-0.4, -0.2, 0.0])
+def test_intervals_hold_what_a_longer_scan_would_meet(shape):
+    """Of a tail that is known: nine intervals of ten hold the maximum of nine times as much text, give or take."""
+    real, _ = comparison_pair()
+    rng = np.random.default_rng(0)
+    held, told = 0, []
+    for _ in range(150):
+        values = 2.0 + genpareto.rvs(shape, scale=1.0, size=300, random_state=rng)
+        later = 2.0 + genpareto.rvs(shape, scale=1.0, size=2_700, random_state=rng).max()
+        tail = fitted_tail(with_values(real, values, 10_000))
+        expected = tail.largest_on(90_000)
+        held += expected.low <= later <= expected.high
+        value = 2.0 + genpareto.ppf(1 - 1 / 1_500, shape)
+        told.append(tail.tokens_until(value))
+    assert 0.8 <= held / 150 <= 0.99
+    true = 10_000 / 300 * 1_500
+    assert 0.8 <= np.mean([span.low <= true <= span.high for span in told]) <= 0.99
+    assert np.median([span.median for span in told]) == pytest.approx(true, rel=0.6)
+
+
+@given(st.lists(st.floats(0.01, 50.0), min_size=LEAST_EXCEEDANCES, max_size=200), st.integers(1_000, 10**9))
+def test_more_takes_longer_and_longer_gives_more(values, token_count):
+    real, _ = comparison_pair()
+    tail = fitted_tail(with_values(real, values, token_count))
+    largest = max(values)
+    spans = [tail.tokens_until(largest * factor) for factor in (0.9, 1.0, 1.1, 3.0)]
+    for low, high in itertools.pairwise(spans):
+        assert low.low <= high.low
+        assert low.median <= high.median
+        assert low.high <= high.high
+    assert all(span.low <= span.median <= span.high for span in spans)
+    assert all(value <= MOST_TOKENS or math.isinf(value) for value in (spans[-1].median, spans[-1].high))
+    shorter, longer = tail.largest_on(token_count), tail.largest_on(10.0 * token_count)
+    assert shorter.low <= shorter.median <= shorter.high
+    assert shorter.median <= longer.median
+
+
+def test_the_tail_is_the_largest_few():
+    """What is below the threshold changes nothing but how rare the largest are."""
+    real, _ = comparison_pair()
+    rng = np.random.default_rng(1)
+    large = rng.uniform(8.0, 12.0, EXCEEDANCES)
+    few, many = (
+        fitted_tail(with_values(real, [*large, *rng.uniform(0.1, 1.0, count)], 10_000)) for count in (1, 5_000)
+    )
+    assert few.tokens_until(12.5) == many.tokens_until(12.5)
+
+
+def test_few_firings_say_nothing():
+    real, _ = comparison_pair()
+    assert fitted_tail(with_values(real, [1.0] * (LEAST_EXCEEDANCES - 1), 100)) is None
+    assert fitted_tail(with_values(real, [], 100)) is None
+    assert fitted_tail(with_values(real, [1.0] * LEAST_EXCEEDANCES, 100)) is not None
+
+
+def test_equal_values_have_a_tail():
+    tail = Tail(edges=np.array([1.0, 1.09]), counts=np.array([30]), largest=1.0, token_count=1_000)
+    assert 1.0 <= tail.largest_on(1_000).median < 1.5
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_two_analyses():
+    real, synthetic = comparison_pair()
+    found = compare_features(real, synthetic)
+    assert found.real_max == real.max_activation
+    assert found.synthetic_max == synthetic.max_activation
+    assert found.realised == real.max_activation / synthetic.max_activation
+    fluent = [
+        one.max_activation
+        for one in (*synthetic.examples, *synthetic.search.frontier)
+        if one.synthesis.cross_entropy <= 6.0
+    ]
+    assert found.fluent_max == max(fluent)
+    assert found.excerpt_max == synthetic.search.excerpts[0].max_activation
+    assert found.single_token_max == synthetic.search.single_token[1]
+    assert found.behind_text == pytest.approx(np.median(synthetic.search.behind_text))
+
+
+def test_likeness_is_a_mean_over_pairs():
+    real, synthetic = comparison_pair()
+    likeness = compare_features(real, synthetic).likeness
+    ours, theirs = ([example.firing for example in one.examples if example.firing] for one in (real, synthetic))
+
+    def cosine(a, b):
+        return np.dot(a.residual, b.residual) / np.linalg.norm(a.residual) / np.linalg.norm(b.residual)
+
+    def jaccard(a, b):
+        left, right = dict(a.coactive), dict(b.coactive)
+        either = {*left, *right}
+        return sum(min(left.get(f, 0), right.get(f, 0)) for f in either) / sum(
+            max(left.get(f, 0), right.get(f, 0)) for f in either
+        )
+
+    assert likeness.residual == pytest.approx(np.mean([cosine(a, b) for a in ours for b in theirs]))
+    assert likeness.residual_among_real == pytest.approx(cosine(*ours))
+    assert likeness.coactive == pytest.approx(np.mean([jaccard(a, b) for a in ours for b in theirs]))
+    assert likeness.divergence_real == pytest.approx(np.mean([one.ablation.divergence for one in ours]))
+    assert likeness.same_token == pytest.approx(0.5), "one on ' Ship', one on a word of its own"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "same trigger"),
+        ({"potential": 20.0}, "superstimulus"),
+        ({"token": "zebra"}, "same meaning in new words"),
+        ({"token": "zebra", "residual": (-1.0, 0.0, 0.0), "coactive": ((9, 1.0),), "raised": "else"}, "second sense"),
+        ({"behind_text": (0.1, 0.0, 0.2)}, "artefact"),
+        ({"is_sink": True}, "artefact"),
+        ({"real_is_dead": True}, "never fires in text but can"),
+        ({"synthetic_is_dead": True}, "search failed"),
+        ({"real_is_dead": True, "synthetic_is_dead": True}, "dead"),
+    ],
+)
+def test_verdicts(change, verdict):
+    found = compare_features(*comparison_pair(**change))
+    assert found.verdict == verdict
+    assert found.reasons
+
+
+def test_the_least_realised_comes_first_and_what_never_fired_last(result_pair):
+    real, synthetic = result_pair
+    found = compare(real, synthetic)
+    realised = [one.realised for one in found.features]
+    known = [value for value in realised if value is not None]
+    assert known == sorted(known)
+    assert realised[len(known) :] == [None] * (len(realised) - len(known))
+    assert found.token_count == real.fit.token_count
+
+
+@pytest.fixture
+def result_pair():
+    from record_factory import results_of
+
+    return results_of([comparison_pair(), comparison_pair(potential=20.0), comparison_pair(synthetic_is_dead=True)])
+
+
+@pytest.mark.parametrize("name", ["model_sha256", "hook", "hook_out", "sae_sha256", "activation_rule"])
+def test_what_does_not_belong_together_is_refused(result_pair, name):
+    real, synthetic = result_pair
+    other = replace(synthetic, provenance=replace(synthetic.provenance, **{name: "another"}))
+    with pytest.raises(OutputError, match="do not belong together") as refused:
+        compare(real, other)
+    assert f"{name.removesuffix('_sha256')} is " in str(refused.value)
+
+
+def test_results_in_the_wrong_places_are_refused(result_pair):
+    real, synthetic = result_pair
+    with pytest.raises(OutputError, match="A result of 'synthetic' was given as the real one"):
+        compare(synthetic, real)
+
+
+def test_results_without_a_feature_in_common_are_refused(result_pair):
+    real, synthetic = result_pair
+    others = tuple(replace(stats, feature_idx=stats.feature_idx + 100) for stats in synthetic.features)
+    with pytest.raises(OutputError) as refused:
+        compare(real, replace(synthetic, features=others))
+    assert str(refused.value) == (
+        "The real result describes 3 features (0 to 2), the synthetic one 3 features (100 to 102): they have none in "
+        "common. Give results of the same features."
+    )
