@@ -346,7 +346,9 @@ def main() -> None:
     print(text)
     if options.write:
         page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
-        PAGE.write_text(put_between(page, options.write, f"## Synthetic maximizers: {options.write}\n\n{text}"))
+        PAGE.write_text(
+            put_between(page, f"synthetic {options.write}", f"## Synthetic maximizers: {options.write}\n\n{text}")
+        )
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int, int, int]:

@@ -92,7 +92,7 @@ def main() -> None:
         )
         head = "| left out | best | change | fluent | change | s a feature |\n|---|---|---|---|---|---|"
         table = "\n".join([said, "", head, *(_line(row, rows[0]) for row in rows)])
-        PAGE.write_text(put_between(PAGE.read_text(), "ablations", table))
+        PAGE.write_text(put_between(PAGE.read_text(), "synthetic ablations", table))
 
 
 def _fluent(found: Sequence[Any]) -> float:

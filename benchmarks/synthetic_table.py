@@ -185,7 +185,7 @@ def _table(head: str, lines: Sequence[Sequence[str]]) -> str:
 
 def put_between(text: str, name: str, section: str) -> str:
     """Return a page with a section in its place between its markers, or at the end."""
-    begin, end = f"<!-- synthetic {name}: begin -->", f"<!-- synthetic {name}: end -->"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     marked = f"{begin}\n\n{section.strip()}\n\n{end}"
     if begin in text and end in text:
         before, _, rest = text.partition(begin)
