@@ -3,8 +3,8 @@
     python benchmarks/tails.py --model MODEL --sae SAE --corpus CORPUS [--write NAME]
 
 Every tenth document is read, the tail of each feature fitted, and the largest activation on all documents predicted;
-then all are read. Counted is how often the interval of nine tenths holds it. Model, SAE and corpus are the demo's unless
-given. ``--write`` puts the table into docs/comparison.md.
+then all are read. Counted is how often the interval of nine tenths holds it. Model, SAE and corpus are the demo's
+unless given. ``--write`` puts the table into docs/comparison.md.
 """
 
 import argparse

@@ -173,12 +173,14 @@ def test_a_bare_command_uses_the_demo(monkeypatch, tmp_path, model_folder, fitti
 def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkeypatch, capsys):
     from sae_analysis import visualizer
 
-    def draw(result, folder, kind, progress):
+    def draw(result, folder, kind, *, drawing, progress):
         progress(1, 1)
+        assert (drawing.dpi, drawing.theme, drawing.formats) == (72, visualizer.THEMES["dark"], ("png", "svg"))
         return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
 
     monkeypatch.setattr(visualizer, "visualize_features", draw)
-    assert main([part for part in typed(features="4") if part != "--no-figures"]) == 0
+    look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
+    assert main([*(part for part in typed(features="4") if part != "--no-figures"), *look]) == 0
     assert capsys.readouterr().out.endswith(
         f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
         f"  {tmp_path / 'out' / 'feature_4_real.png'}\n"
@@ -635,12 +637,14 @@ def test_text_decides_where_features_are_asked_for_by_what_they_do(searching, ty
 def test_pictures_of_a_search_are_asked_of_the_visualizer_and_listed(searching, tmp_path, monkeypatch, capsys):
     from sae_analysis import visualizer
 
-    def draw(result, folder, kind, progress):
+    def draw(result, folder, kind, *, drawing, progress):
         progress(1, 1)
+        assert (drawing.dpi, drawing.theme, drawing.formats) == (72, visualizer.THEMES["dark"], ("png", "svg"))
         return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
 
     monkeypatch.setattr(visualizer, "visualize_features", draw)
-    assert main([part for part in searching(features="4") if part != "--no-figures"]) == 0
+    look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
+    assert main([*(part for part in searching(features="4") if part != "--no-figures"), *look]) == 0
     assert capsys.readouterr().out.endswith(
         f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
         f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n"

@@ -18,18 +18,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sae_analysis.comparison import compare, compare_features
 from sae_analysis.errors import OutputError
 from sae_analysis.records import ActivationExample, FeatureStats, Histogram, Relaxation
 from sae_analysis.visualizer import (
     LIGHT,
+    THEMES,
+    Drawing,
     Header,
     Page,
+    comparison_page,
     digits,
+    feature_comparison_page,
     feature_page,
     fonts,
     search_page,
     statistics_page,
     summary_page,
+    visualize_comparison,
     visualize_features,
     write_page,
 )
@@ -495,24 +501,36 @@ def luminance(colour: Colour) -> float:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_more_activation_is_darker(sign):
-    steps = [luminance(LIGHT.activation(sign * value / 50, 1.0)) for value in range(51)]
-    assert steps[0] == luminance(LIGHT.paper)
-    assert all(darker < lighter for lighter, darker in pairwise(steps))
+@pytest.mark.parametrize("name", THEMES)
+def test_more_activation_is_further_from_paper(name, sign):
+    theme = THEMES[name]
+    steps = [luminance(theme.activation(sign * value / 50, 1.0)) for value in range(51)]
+    assert steps[0] == luminance(theme.paper)
+    assert steps == sorted(set(steps), reverse=name != "dark")
 
 
-@pytest.mark.parametrize("hue", [LIGHT.positive, LIGHT.negative])
-def test_text_is_legible_on_the_deepest_colour(hue):
-    assert (luminance(hue) + 0.05) / (luminance(LIGHT.ink) + 0.05) >= 4.5
+@pytest.mark.parametrize("ground", ["paper", "positive", "negative"])
+@pytest.mark.parametrize("name", THEMES)
+def test_text_is_legible_on_the_deepest_colour(name, ground):
+    one, other = (luminance(getattr(THEMES[name], part)) + 0.05 for part in (ground, "ink"))
+    assert max(one, other) / min(one, other) >= 4.5
+
+
+@pytest.mark.parametrize("name", THEMES)
+def test_captions_are_legible(name):
+    one, other = (luminance(getattr(THEMES[name], part)) + 0.05 for part in ("paper", "quiet"))
+    assert max(one, other) / min(one, other) >= 4.5
 
 
 @pytest.mark.parametrize("eye", stress.COLOUR_VISION)
-def test_hues_stay_apart_for_every_eye(eye):
+@pytest.mark.parametrize("name", THEMES)
+def test_hues_stay_apart_for_every_eye(name, eye):
     def seen(colour: Colour) -> np.ndarray:
         patch = Image.fromarray((np.array([[colour]]) * 255).round().astype(np.uint8))
         return np.asarray(stress.as_seen(patch, eye))[0, 0].astype(float)
 
-    for one, other in ((LIGHT.positive, LIGHT.negative), (LIGHT.real, LIGHT.synthetic), (LIGHT.real, LIGHT.negative)):
+    theme = THEMES[name]
+    for one, other in ((theme.positive, theme.negative), (theme.real, theme.synthetic), (theme.real, theme.negative)):
         assert np.linalg.norm(seen(one) - seen(other)) > 60
 
 
@@ -1077,12 +1095,14 @@ def test_every_page_of_a_search_is_written(tmp_path):
     features = [make.synthetic_stats(at, example_count=1) for at in range(2)] + [make.unfired_stats(2)]
     result = make.result(features, provenance=make.provenance(corpus=""), fit=None, dictionary=None)
     calls = []
-    paths = visualize_features(result, tmp_path, "synthetic", dpi=60, progress=lambda *at: calls.append(at))
+    paths = visualize_features(
+        result, tmp_path, "synthetic", drawing=Drawing(dpi=60), progress=lambda *at: calls.append(at)
+    )
     assert [path.name for path in paths] == [
         *(f"feature_{at}_synthetic.png" for at in range(3)), "summary_1_synthetic.png", "statistics_synthetic.png",
     ]  # fmt: skip
     assert calls[-1] == (5, 5)
-    again = visualize_features(result.by_feature(), tmp_path, "synthetic", dpi=60)
+    again = visualize_features(result.by_feature(), tmp_path, "synthetic", drawing=Drawing(dpi=60))
     assert [path.name for path in again] == [path.name for path in paths]
 
 
@@ -1105,7 +1125,7 @@ def test_every_page_is_written_under_its_name(tmp_path):
 
 
 def test_a_bare_mapping_has_no_statistics_page(tmp_path):
-    paths = visualize_features({3: make.dead_stats(3)}, str(tmp_path), "synthetic", dpi=60)
+    paths = visualize_features({3: make.dead_stats(3)}, str(tmp_path), "synthetic", drawing=Drawing(dpi=60))
     assert [path.name for path in paths] == ["feature_3_synthetic.png", "summary_1_synthetic.png"]
     assert Image.open(paths[0]).size[0] == 480
 
@@ -1161,3 +1181,146 @@ def test_the_module_brings_neither_pyplot_nor_torch():
 def test_twelve_rows_a_summary_page():
     assert ROWS_PER_SUMMARY == 12
     assert all(a != b for a, b in combinations([LIGHT.real, LIGHT.synthetic, LIGHT.positive, LIGHT.negative], 2))
+
+
+def test_pages_are_the_same_from_several_processes(tmp_path):
+    features = [make.stats(at, example_count=1, example_bands=()) for at in range(12)]
+    one, two = (
+        visualize_features(make.result(features), tmp_path / str(many), drawing=Drawing(dpi=40, processes=many))
+        for many in (1, 2)
+    )
+    assert [path.name for path in one] == [path.name for path in two]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+
+
+def test_outlines_are_written_beside_png_and_are_the_same_every_time(tmp_path):
+    drawing = Drawing(dpi=40, formats=("png", "svg", "pdf"))
+    first, second = (
+        visualize_features({3: make.stats(3, example_count=1)}, tmp_path / name, drawing=drawing) for name in "ab"
+    )
+    assert [path.name for path in first] == [
+        f"{name}_real.{ending}" for name in ("feature_3", "summary_1") for ending in ("png", "svg", "pdf")
+    ]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+    assert first[1].read_text().lstrip().startswith("<?xml")
+    assert "<text" not in first[1].read_text(), "letters are outlines: no font is needed to see them"
+    assert first[2].read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", THEMES)
+def test_a_theme_is_the_same_drawing_in_other_colours(name):
+    usual = feature_page(HOSTILE["scripts"], HEADER)
+    page = feature_page(HOSTILE["scripts"], HEADER, theme=THEMES[name])
+    assert page.lettering == usual.lettering
+    assert page.get_facecolor()[:3] == pytest.approx(THEMES[name].paper)
+
+
+# Real beside synthetic
+
+
+CHANGES = {
+    "usual": {},
+    "superstimulus": {"potential": 20.0},
+    "search falls short": {"potential": 4.0},
+    "never fires in text": {"real_is_dead": True},
+    "search failed": {"synthetic_is_dead": True},
+    "dead": {"real_is_dead": True, "synthetic_is_dead": True},
+    "sink": {"is_sink": True},
+    "huge": {"potential": 3e7},
+}
+
+
+def compared(**change):
+    real, synthetic = make.comparison_pair(**change)
+    return compare_features(real, synthetic), real, synthetic
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_pages_of_comparisons_are_legible(name, tmp_path):
+    one, real, synthetic = compared(**CHANGES[name])
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    assert_legible(page)
+    assert_margin_is_paper(write_page(page, tmp_path / "page.png"))
+    assert one.verdict in words(page, "title")
+
+
+@pytest.mark.parametrize("script", HOSTILE)
+def test_pages_of_comparisons_hold_any_example(script):
+    real, synthetic = make.comparison_pair()
+    hostile = HOSTILE[script]
+    looked_at = [replace(example, firing=make.firing()) for example in hostile.examples[:3]]
+    real = replace(hostile, examples=(*looked_at, *hostile.examples[3:]))
+    page = feature_comparison_page(compare_features(real, synthetic), real, synthetic, HEADER)
+    assert_legible(page)
+
+
+def test_numbers_on_the_page_are_those_of_the_comparison():
+    one, real, synthetic = compared(potential=20.0)
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    said = words(page)
+    shown = [digits.number(value) for value in (one.real_max, one.synthetic_max, one.fluent_max, one.excerpt_max)]
+    shown += [digits.share(one.realised), digits.share(one.behind_text), digits.number(one.single_token_max)]
+    shown.append(f"{digits.share(one.realised_low)} to {digits.share(one.realised_high)}")
+    likeness = one.likeness
+    shown.append(f"{digits.number(likeness.residual)} ({digits.number(likeness.residual_among_real)})")
+    for stats in (real, synthetic):
+        ablation = stats.examples[0].firing.ablation
+        shown.append(f"divergence {digits.number(ablation.divergence)} nats")
+        shown += [digits.signed(change) for _, change in (*ablation.raised, *ablation.lowered)]
+    assert [text for text in shown if " ".join(text.split()) not in said] == []
+    fluency = page.plots["fluency"]
+    drawn = {(x, y) for line in fluency.lines for x, y in zip(*line.get_data(), strict=True)}
+    for example in (*synthetic.search.excerpts, *synthetic.search.frontier):
+        assert (example.synthesis.cross_entropy, example.max_activation) in drawn
+
+
+def test_marks_stand_at_their_values():
+    one, real, synthetic = compared(potential=20.0)
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    [letter] = [
+        item for item in page.lettering if item.panel == "activation histogram" and item.text == "S" and item.bold
+    ]
+    axes = page.plots["activation histogram"]
+    area = axes.get_position()
+    left, right = axes.get_xlim()
+    edges = [*real.histogram.edges]
+    while edges[-1] <= 20.0:
+        edges.append(edges[-1] ** 2 / edges[-2])
+    at = (bin_position(edges, 20.0) - left) / (right - left)
+    assert letter.box.x == pytest.approx(PAGE_WIDTH * (area.x0 + at * area.width) + 2.5, abs=0.1)
+
+
+@pytest.mark.parametrize("many", [1, 8, 200])
+def test_the_overview_holds_any_number_of_features(many, tmp_path):
+    pairs = [make.comparison_pair(**[*CHANGES.values()][at % len(CHANGES)]) for at in range(many)]
+    result = compare(*make.results_of(pairs))
+    page = comparison_page(result, HEADER)
+    assert_legible(page)
+    assert_margin_is_paper(write_page(page, tmp_path / "page.png"))
+    said = words(page, "features")
+    for one in result.features[:60]:
+        assert " ".join(digits.number(one.synthetic_max).split()) in said
+        assert one.verdict in said
+    if many > 60:
+        assert f"the 60 least realised of {many}" in said
+    if any(one.realised for one in result.features):
+        [dots] = [line for line in page.plots["realised"].lines if line.get_marker() == "o"]
+        known = [one.realised for one in result.features if one.realised is not None]
+        assert dots.get_ydata().tolist() == known
+
+
+def test_every_page_of_a_comparison_is_written(tmp_path):
+    real, synthetic = make.results_of([make.comparison_pair() for _ in range(2)])
+    calls = []
+    paths = visualize_comparison(
+        compare(real, synthetic),
+        real,
+        synthetic,
+        tmp_path,
+        drawing=Drawing(dpi=40),
+        progress=lambda *at: calls.append(at),
+    )
+    assert [path.name for path in paths] == [
+        "real_vs_synthetic_comparison.png", "feature_0_comparison.png", "feature_1_comparison.png",
+    ]  # fmt: skip
+    assert calls == [(1, 3), (2, 3), (3, 3)]

@@ -121,10 +121,18 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
         help="strongest examples of a feature of which it is measured what goes on at their peaks; compare needs some",
     )
     group.add_argument("--no-figures", action="store_true", help="write JSON only")
+    add_drawing_options(group)
     group.add_argument(
         "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
     )
     group.add_argument("--verbose", action="store_true", help="say more about what happens")
+
+
+def add_drawing_options(group: argparse._ArgumentGroup) -> None:
+    """Add how pictures are drawn."""
+    group.add_argument("--dpi", type=positive, default=150, help="dots per inch of PNG pictures")
+    group.add_argument("--theme", choices=("light", "dark", "print"), default="light", help="colours; print is greys")
+    group.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="what to draw beside PNG")
 
 
 # --- values --------------------------------------------------------------------------------------------------------

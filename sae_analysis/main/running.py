@@ -1,6 +1,7 @@
 """What modes do alike: load, attach, scan text, write."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
     from sae_analysis.reconstruction import Site
     from sae_analysis.records import AnalysisResult, Provenance
+    from sae_analysis.visualizer import Drawing
 
 DEMO_NAMES = {
     "model": "SmolLM2-135M-Instruct (embedded default)",
@@ -76,8 +78,21 @@ def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_p
         from sae_analysis.visualizer import visualize_features
 
         with page_bar() as advance:
-            written += visualize_features(result, options.output, result.provenance.analysis, progress=advance)
+            kind = result.provenance.analysis
+            written += visualize_features(result, options.output, kind, drawing=drawing_of(options), progress=advance)
     print_files(written, options)
+
+
+def drawing_of(options: argparse.Namespace) -> "Drawing":
+    """Return how pictures are drawn: on every core, since the models have done their work."""
+    from sae_analysis.visualizer import THEMES, Drawing
+
+    return Drawing(
+        dpi=options.dpi,
+        theme=THEMES[options.theme],
+        formats=tuple(dict.fromkeys(("png", options.format))),
+        processes=getattr(options, "threads", None) or os.cpu_count() or 1,
+    )
 
 
 def print_files(written: Sequence[Path], options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of features: records in, PNG pages out; nothing is recomputed.
+"""Pictures of features: records in, pages out as PNG, SVG or PDF; nothing is recomputed.
 
 Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``, ``search_page``, ``comparison_page``,
 ``feature_comparison_page``), so that a test or a notebook can read them back; ``visualize_features`` and
@@ -7,9 +7,15 @@ Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -20,12 +26,15 @@ from sae_analysis.visualizer.pages import feature_page, statistics_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY, summary_page
 from sae_analysis.visualizer.synthetic_pages import search_page
-from sae_analysis.visualizer.theme import LIGHT, Theme
+from sae_analysis.visualizer.theme import LIGHT, THEMES, Theme
 from sae_analysis.visualizer.wording import Header
 
 __all__ = [
+    "FORMATS",
     "LIGHT",
+    "THEMES",
     "Cell",
+    "Drawing",
     "Header",
     "Lettering",
     "Page",
@@ -44,8 +53,32 @@ __all__ = [
 _COMPRESSION = 2
 """Files 2 % larger than at zlib's default, in two thirds of the time."""
 
+FORMATS = ("png", "svg", "pdf")
+
+_FEW_PAGES = 12
+"""Up to so many pages are drawn in one process: others would take longer to begin."""
+
 Progress = Callable[[int, int], None]
 """Called with the pages written so far and the pages in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How pages are drawn."""
+
+    dpi: int = 150
+    """Dots per inch of PNG files."""
+
+    theme: Theme = LIGHT
+
+    formats: tuple[str, ...] = ("png",)
+    """File formats, out of ``FORMATS``; what is not PNG is made of outlines, at any size."""
+
+    processes: int = 1
+    """Pages drawn at a time; each in a process of its own, so a script that asks for more must guard its main part."""
+
+
+_DEFAULT = Drawing()
 
 
 def visualize_features(
@@ -53,8 +86,7 @@ def visualize_features(
     output_dir: str | Path,
     analysis_type: str = "real",
     *,
-    dpi: int = 150,
-    theme: Theme = LIGHT,
+    drawing: Drawing = _DEFAULT,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write every page of an analysis into ``output_dir`` and return their paths.
@@ -67,26 +99,22 @@ def visualize_features(
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
-    folder = Path(output_dir)
     whole = results if isinstance(results, AnalysisResult) else None
     features = results.by_feature() if isinstance(results, AnalysisResult) else dict(results)
     header = Header.of(whole) if whole else Header()
-    summaries = math.ceil(len(features) / ROWS_PER_SUMMARY)
-    dictionary = whole.dictionary if whole else None
-    searched = any(stats.search for stats in features.values())
-    total = len(features) + summaries + (searched or dictionary is not None)
-
-    def pages() -> Iterator[tuple[str, Page]]:
-        for index, stats in features.items():
-            yield f"feature_{index}", feature_page(stats, header, analysis_type, theme=theme, dpi=dpi)
-        for page in range(1, summaries + 1):
-            yield f"summary_{page}", summary_page(features, page, header, analysis_type, theme=theme, dpi=dpi)
-        if searched:
-            yield "statistics", search_page(features, header, theme=theme, dpi=dpi)
-        elif dictionary:
-            yield "statistics", statistics_page(dictionary, features, header, analysis_type, theme=theme, dpi=dpi)
-
-    return _write_pages(pages(), total, folder, analysis_type, progress)
+    orders = [
+        _Order(f"feature_{index}_{analysis_type}", feature_page, (stats, header, analysis_type))
+        for index, stats in features.items()
+    ]
+    for page in range(1, math.ceil(len(features) / ROWS_PER_SUMMARY) + 1):
+        # A page of the overview has scales common to all of them.
+        orders.append(_Order(f"summary_{page}_{analysis_type}", summary_page, (features, page, header, analysis_type)))
+    if any(stats.search for stats in features.values()):
+        orders.append(_Order(f"statistics_{analysis_type}", search_page, (features, header)))
+    elif whole and whole.dictionary:
+        about = (whole.dictionary, features, header, analysis_type)
+        orders.append(_Order(f"statistics_{analysis_type}", statistics_page, about))
+    return _write_all(orders, Path(output_dir), drawing, progress)
 
 
 def visualize_comparison(
@@ -95,8 +123,7 @@ def visualize_comparison(
     synthetic: AnalysisResult,
     output_dir: str | Path,
     *,
-    dpi: int = 150,
-    theme: Theme = LIGHT,
+    drawing: Drawing = _DEFAULT,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write ``real_vs_synthetic_comparison.png`` and ``feature_N_comparison.png`` for each feature; return their paths.
@@ -104,38 +131,66 @@ def visualize_comparison(
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
-    folder, header = Path(output_dir), Header.of(real)
-    does, could = real.by_feature(), synthetic.by_feature()
-
-    def pages() -> Iterator[tuple[str, Page]]:
-        yield "real_vs_synthetic", comparison_page(result, header, theme=theme, dpi=dpi)
-        for one in result.features:
-            both = does[one.feature_idx], could[one.feature_idx]
-            yield f"feature_{one.feature_idx}", feature_comparison_page(one, *both, header, theme=theme, dpi=dpi)
-
-    return _write_pages(pages(), len(result.features) + 1, folder, "comparison", progress)
+    header, does, could = Header.of(real), real.by_feature(), synthetic.by_feature()
+    orders = [_Order("real_vs_synthetic_comparison", comparison_page, (result, header))]
+    for one in result.features:
+        parts = (one, does[one.feature_idx], could[one.feature_idx], header)
+        orders.append(_Order(f"feature_{one.feature_idx}_comparison", feature_comparison_page, parts))
+    return _write_all(orders, Path(output_dir), drawing, progress)
 
 
-def _write_pages(
-    pages: Iterator[tuple[str, Page]], total: int, folder: Path, analysis_type: str, progress: Progress | None
-) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A page to be made, and what its file is called but for the ending."""
+
+    name: str
+    page: Callable[..., Page]
+    parts: tuple[Any, ...]
+
+
+def _write_all(orders: Sequence[_Order], folder: Path, drawing: Drawing, progress: Progress | None) -> list[Path]:
+    """Draw pages, several at a time if there are many, and return their paths in order."""
     written: list[Path] = []
-    for name, page in pages:
-        written.append(write_page(page, folder / f"{name}_{analysis_type}.png"))
-        if progress is not None:
-            progress(len(written), total)
+    processes = drawing.processes if len(orders) > _FEW_PAGES else 1
+    work = partial(_fill, folder=folder, drawing=drawing)
+    with ExitStack() as stack:
+        if processes > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            done = pool.imap(work, orders)
+        else:
+            done = map(work, orders)
+        for number, paths in enumerate(done, 1):
+            written += paths
+            if progress is not None:
+                progress(number, len(orders))
     return written
 
 
+def _fill(order: _Order, folder: Path, drawing: Drawing) -> list[Path]:
+    page = order.page(*order.parts, theme=drawing.theme, dpi=drawing.dpi)
+    return [write_page(page, folder / f"{order.name}.{ending}") for ending in drawing.formats]
+
+
 def write_page(page: Page, path: Path) -> Path:
-    """Write a page as PNG, whole or not at all.
+    """Write a page as what the path's ending says, whole or not at all.
 
     Raises:
         OutputError: The folder or the file cannot be written.
     """
     prepare_folder(path.parent)
-    write_whole(path, _encoded(page))
+    write_whole(path, _encoded(page) if path.suffix == ".png" else _outlined(page, path.suffix.removeprefix(".")))
     return path
+
+
+def _outlined(page: Page, ending: str) -> bytes:
+    """Return the page as SVG or PDF; without a date, so that the same page gives the same bytes."""
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "page"}):
+        page.savefig(file, format=ending, facecolor=page.get_facecolor(), metadata=_NO_DATE[ending])
+    return file.getvalue()
+
+
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def _encoded(page: Page) -> bytes:

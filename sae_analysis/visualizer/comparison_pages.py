@@ -31,7 +31,7 @@ _ROWS = 60
 """Features that the overview lists: the least realised."""
 
 _ROW = 14.0
-_BAR_FROM, _BAR_WIDTH = 30.0, 136.0
+_BAR_FROM, _BAR_WIDTH = 30.0, 112.0
 _BAR_END = 1.25
 """Realised fraction at which a bar is cut."""
 
@@ -144,7 +144,9 @@ def _histogram(column: Column, comparison: Comparison, real: FeatureStats) -> No
                 marks.append((comparison.fluent_max, theme.ink, "F"))
                 said += ", F fluent (at most 6 nats per token)"
             column.heading("How strongly it fires", said)
-            look = Look(colour=theme.real, negative=theme.negative, marks=tuple(mark for mark in marks if mark[0] > 0))
+            one_sign = real.min_activation >= 0
+            shown = tuple(mark for mark in marks if mark[0] > 0 and one_sign)
+            look = Look(colour=theme.real, negative=theme.negative, marks=shown)
             plots.draw_histogram(column.sheet, column.take(_HISTOGRAM), real.histogram, look)
     column.y += PANEL_GAP
 
@@ -272,15 +274,15 @@ def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> No
 
 
 _COLUMNS: Mapping[str, float] = {
-    "real": 212.0,
-    "synthetic": 258.0,
-    "realised": 300.0,
-    "other text": 362.0,
-    "tokens to meet it": 436.0,
+    "real": 182.0,
+    "synthetic": 226.0,
+    "realised": 266.0,
+    "other text": 330.0,
+    "tokens to meet it": 402.0,
 }
 """Right edges of the numbers of a row."""
 
-_VERDICT_FROM = 446.0
+_VERDICT_FROM = 412.0
 
 
 def _row_head(page: Column) -> None:
@@ -320,6 +322,7 @@ def _set_row(page: Column, one: Comparison) -> None:
         between,
         "" if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
     )
-    for right, value in zip(_COLUMNS.values(), values, strict=True):
-        sheet.text(box.x + right, baseline, value, align="right")
+    lefts = (_BAR_FROM + _BAR_WIDTH, *_COLUMNS.values())
+    for left, right, value in zip(lefts, _COLUMNS.values(), values, strict=False):
+        sheet.text(box.x + right, baseline, value, align="right", width=right - left - 3)
     sheet.text(box.x + _VERDICT_FROM, baseline, one.verdict, width=box.width - _VERDICT_FROM)

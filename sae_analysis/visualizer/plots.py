@@ -28,7 +28,13 @@ _RUG = 5.0
 _LONG_RANGE = 300.0
 """Ratio of the ends of a logarithmic axis from which its ticks are powers of ten alone."""
 
+_FAR = 64.0
+"""Ratio to the ends of a histogram beyond which a value is not marked on it."""
+
 Label = Callable[[float], str]
+
+Mark = tuple[float, Colour, str]
+"""A value with the colour and the letter of its line."""
 
 
 def whole(value: float) -> str:
@@ -49,9 +55,9 @@ class Look:
     """Whether the edges are powers of ten: ticks then stand at round numbers, not at round exponents."""
     rug: tuple[float, ...] = ()
     """Values marked below the bars: the features that were asked for."""
-    marks: tuple[tuple[float, Colour, str], ...] = ()
-    """Values above zero marked by a line as high as the plot, each with its colour and a letter; the axis, which must
-    grow geometrically, is drawn on as far as they lie."""
+    marks: tuple[Mark, ...] = ()
+    """Values marked by lines; the axis, which must grow geometrically and hold nothing below zero, goes on as far as
+    they lie, unless that is too far."""
 
 
 def bin_position(edges: Sequence[float], value: float) -> float:
@@ -79,13 +85,19 @@ def _visible(histogram: Histogram) -> tuple[float, float]:
     return first - spare, last + spare
 
 
-def _as_far_as(histogram: Histogram, value: float) -> Histogram:
-    """Return a histogram whose bins go on growing until they hold a value."""
+def _as_far_as(histogram: Histogram, marks: Sequence[Mark]) -> tuple[Histogram, list[Mark]]:
+    """Return a histogram whose bins go on until they hold all marks, and these; without those too far away."""
+    if not marks:
+        return histogram, []
     edges, counts = [*histogram.edges], [*histogram.counts]
-    while edges[-1] <= value:
+    near = [mark for mark in marks if edges[0] / _FAR < mark[0] < edges[-1] * _FAR]
+    while near and edges[-1] <= max(value for value, _, _ in near):
         edges.append(edges[-1] ** 2 / edges[-2])
         counts.append(0)
-    return Histogram(edges=tuple(edges), counts=tuple(counts))
+    while near and edges[0] > min(value for value, _, _ in near):
+        edges.insert(0, edges[0] ** 2 / edges[1])
+        counts.insert(0, 0)
+    return Histogram(edges=tuple(edges), counts=tuple(counts)), near
 
 
 def round_choices(low: float, high: float) -> Iterator[list[float]]:
@@ -128,10 +140,10 @@ def _tick_choices(edges: Sequence[float], first: float, last: float, *, exponent
 
 def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> None:
     """Draw counts over bins of equal width on the page, with ticks at round values of the edges."""
-    histogram = _as_far_as(histogram, max((value for value, _, _ in look.marks), default=0.0))
+    histogram, marks = _as_far_as(histogram, look.marks)
+    places = [bin_position(histogram.edges, value) for value, _, _ in marks]
     first, last = _visible(histogram)
-    for value, _, _ in look.marks:
-        last = max(last, bin_position(histogram.edges, value) + 1)
+    first, last = min([first, *places]), max([last, *(place + 1 for place in places)])
     tallest = max(histogram.counts)
     below = AXIS_BELOW + (_RUG if look.rug else 0.0)
     area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - below)
@@ -160,7 +172,7 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
 
     choices = _tick_choices(histogram.edges, first, last, exponents=look.exponents)
     labels_below(sheet, area, ([place(value) for value in values] for values in choices), _RUG if look.rug else 0.0)
-    for row, (value, colour, letter) in enumerate(look.marks):  # one below the other, for they may lie close
+    for row, (value, colour, letter) in enumerate(marks):  # one below the other, for they may lie close
         x, top = area.x + (bin_position(histogram.edges, value) - first) * scale, area.y + row * (SMALL + 1)
         sheet.rectangle(Box(x - 0.5, top, 1.0, area.bottom - top), colour)
         sheet.text(x + 2.5, top + SMALL, letter, colour=colour, bold=True)

@@ -1,5 +1,6 @@
 """What every page has in common: its colours, its two sizes of type, its measures in points."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 Colour = tuple[float, float, float]
@@ -66,3 +67,29 @@ LIGHT = Theme(
     real=hex_colour("#1B7A9E"),
     synthetic=hex_colour("#7A1F4B"),
 )
+
+DARK = Theme(
+    paper=hex_colour("#15171C"),
+    ink=hex_colour("#E8EAEE"),
+    quiet=hex_colour("#9AA0AB"),
+    faint=hex_colour("#3A3E47"),
+    positive=hex_colour("#9E5400"),
+    negative=hex_colour("#4A40B8"),
+    real=hex_colour("#63C7F0"),
+    synthetic=hex_colour("#C24A86"),
+)
+"""For slides: more activation is lighter."""
+
+PRINT = Theme(
+    paper=hex_colour("#FFFFFF"),
+    ink=hex_colour("#000000"),
+    quiet=hex_colour("#595959"),
+    faint=hex_colour("#D6D6D6"),
+    positive=hex_colour("#8F8F8F"),
+    negative=hex_colour("#C4C4C4"),
+    real=hex_colour("#6A6A6A"),
+    synthetic=hex_colour("#1A1A1A"),
+)
+"""For paper without colour: greys alone."""
+
+THEMES: Mapping[str, Theme] = {"light": LIGHT, "dark": DARK, "print": PRINT}
