@@ -32,7 +32,19 @@ def write_result(result: AnalysisResult | ComparisonResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> AnalysisResult:
-    """Read a result back.
+    """Read an analysis back.
+
+    Raises:
+        OutputError: missing, damaged, of another schema version, or a comparison.
+    """
+    result = read_any(path)
+    if isinstance(result, ComparisonResult):
+        raise OutputError(f"Result {path} is a comparison: give the real.json or synthetic.json that it was made of.")
+    return result
+
+
+def read_any(path: Path) -> AnalysisResult | ComparisonResult:
+    """Read an analysis or a comparison back.
 
     Raises:
         OutputError: missing, damaged, or of another schema version.
@@ -49,7 +61,7 @@ def read_result(path: Path) -> AnalysisResult:
             f"Result {path} has schema version {version}: this version reads {SCHEMA_VERSION}. Run the analysis again."
         )
     try:
-        return _record(content, AnalysisResult)
+        return _record(content, ComparisonResult if "synthetic" in content else AnalysisResult)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(f"Result {path} lacks what it should hold ({error}). Run the analysis again.") from None
 

@@ -969,3 +969,48 @@ def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, caps
     assert names_in(again) == sorted(["comparison.json", *pictures])
     printed = capsys.readouterr().out
     assert all(f"  {again / name}\n" in printed for name in pictures)
+
+
+# --- redraw --------------------------------------------------------------------------------------------------------
+
+
+def test_redraw_draws_what_a_run_drew(comparing, tmp_path, capsys):
+    assert main([part for part in comparing(features="0,1") if part != "--no-figures"]) == 0
+    out, again = tmp_path / "out", tmp_path / "again"
+    results = [out / f"{name}.json" for name in ("real", "synthetic", "comparison")]
+    expected = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert {name.split("_")[-1] for name in expected} == {"real.png", "synthetic.png", "comparison.png"}
+    capsys.readouterr()
+    assert main(["redraw", *map(str, results), "--output", str(again)]) == 0
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == expected
+    assert capsys.readouterr().out.count("Wrote ") == 3
+
+
+def test_redraw_draws_beside_a_result_unless_told_otherwise(typed, tmp_path):
+    assert main(typed(features="4")) == 0
+    assert main(["redraw", str(tmp_path / "out" / "real.json"), "--format", "svg", "--dpi", "50"]) == 0
+    endings = [path.suffix for path in sorted((tmp_path / "out").iterdir()) if path.stem == "feature_4_real"]
+    assert endings == [".png", ".svg"]
+
+
+def test_a_comparison_without_its_results_is_refused_and_nothing_drawn(comparing, tmp_path, capsys):
+    assert main(comparing(features="0")) == 0
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "comparison.json").write_bytes((tmp_path / "out" / "comparison.json").read_bytes())
+    capsys.readouterr()
+    assert main(["redraw", str(alone / "comparison.json")]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"error: Result {alone / 'real.json'} cannot be read: No such file or directory. Give a real.json.\n"
+    )
+    assert names_in(alone) == ["comparison.json"]
+
+
+def test_a_comparison_is_no_analysis(comparing, tmp_path, capsys):
+    assert main(comparing(features="0")) == 0
+    path = tmp_path / "out" / "comparison.json"
+    capsys.readouterr()
+    assert main(["compare", "--real", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: Result {path} is a comparison: give the real.json or synthetic.json that it was made of.\n"
+    )

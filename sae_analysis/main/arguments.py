@@ -128,7 +128,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
     group.add_argument("--verbose", action="store_true", help="say more about what happens")
 
 
-def add_drawing_options(group: argparse._ArgumentGroup) -> None:
+def add_drawing_options(group: argparse._ActionsContainer) -> None:
     """Add how pictures are drawn."""
     group.add_argument("--dpi", type=positive, default=150, help="dots per inch of PNG pictures")
     group.add_argument("--theme", choices=("light", "dark", "print"), default="light", help="colours; print is greys")

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     json_path = options.output / "comparison.json"
     write_result(found, json_path)
     print_rows(_rows(found))
-    print_files([json_path, *_pictures(found, does, could, options)], options)
+    print_files([json_path, *_pictures(found, does, could, options)], options.output)
     return 0
 
 

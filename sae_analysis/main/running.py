@@ -80,7 +80,7 @@ def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_p
         with page_bar() as advance:
             kind = result.provenance.analysis
             written += visualize_features(result, options.output, kind, drawing=drawing_of(options), progress=advance)
-    print_files(written, options)
+    print_files(written, options.output)
 
 
 def drawing_of(options: argparse.Namespace) -> "Drawing":
@@ -91,12 +91,12 @@ def drawing_of(options: argparse.Namespace) -> "Drawing":
         dpi=options.dpi,
         theme=THEMES[options.theme],
         formats=tuple(dict.fromkeys(("png", options.format))),
-        processes=getattr(options, "threads", None) or os.cpu_count() or 1,
+        processes=options.threads or os.cpu_count() or 1,
     )
 
 
-def print_files(written: Sequence[Path], options: argparse.Namespace) -> None:
+def print_files(written: Sequence[Path], folder: Path) -> None:
     """List what was written."""
-    print(f"Wrote {len(written)} files to {options.output}:")
+    print(f"Wrote {len(written)} files to {folder}:")
     for path in written:
         print(f"  {path}")

@@ -1,0 +1,57 @@
+"""``redraw``: the pictures of results that are there already."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, positive
+from sae_analysis.main.running import drawing_of, print_files
+from sae_analysis.main.screen import page_bar
+
+if TYPE_CHECKING:  # heavy: loaded when the mode runs
+    from sae_analysis.records import AnalysisResult, ComparisonResult
+    from sae_analysis.visualizer import Drawing
+
+
+def add_mode(modes: argparse._SubParsersAction) -> None:
+    """Add the mode and its options."""
+    parser = modes.add_parser(
+        "redraw",
+        help="draw the pictures of results again",
+        description="Draw the pictures of results again, without model, SAE or text. A comparison takes its examples "
+        "from the real.json and the synthetic.json beside it.",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "results", nargs="+", type=name, metavar="FILE", help="real.json, synthetic.json, comparison.json"
+    )
+    parser.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
+    parser.add_argument("--threads", type=positive, help="processes (default: one for each core)")
+    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_drawing_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read all results before the first picture is drawn."""
+    from sae_analysis.artifacts import read_any
+    from sae_analysis.files import prepare_folder
+
+    found = [(Path(path), read_any(Path(path))) for path in options.results]
+    for path, result in found:
+        folder = options.output or path.parent
+        prepare_folder(folder)
+        print_files(_draw(path, result, folder, drawing_of(options)), folder)
+    return 0
+
+
+def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path, drawing: "Drawing") -> list[Path]:
+    from sae_analysis.artifacts import read_result
+    from sae_analysis.records import ComparisonResult
+    from sae_analysis.visualizer import visualize_comparison, visualize_features
+
+    with page_bar() as advance:
+        if isinstance(result, ComparisonResult):
+            real, synthetic = (read_result(path.parent / f"{kind}.json") for kind in ("real", "synthetic"))
+            return visualize_comparison(result, real, synthetic, folder, drawing=drawing, progress=advance)
+        return visualize_features(result, folder, result.provenance.analysis, drawing=drawing, progress=advance)
