@@ -16,8 +16,21 @@ from sae_analysis.records import Ablation, ActivationExample, FeatureStats, Firi
 COACTIVE = 64
 """Most features listed that fire where the example peaks."""
 
+USUAL = 3
+"""Strongest examples of a feature that are looked at where nobody says how many."""
+
+MOST_FEATURES = 50
+"""Features up to which they are: each example takes two runs of the whole model."""
+
 RESIDUAL_DIGITS = 4
 """Digits that are kept of the residual vector's numbers."""
+
+
+def looked_at(asked: int | None, feature_count: int) -> int:
+    """Return how many examples of each feature are looked at."""
+    if asked is not None:
+        return asked
+    return USUAL if feature_count <= MOST_FEATURES else 0
 
 
 class FiringReader:
@@ -40,23 +53,23 @@ class FiringReader:
     def read(self, example: ActivationExample, feature: int) -> Firing:
         """Return what is going on at an example's peak."""
         ids = example.token_ids[: example.peak_position + 1]
-        x = self._site.model.activations(self._batch([ids]), self._site.hook)[0, -1].float()
-        activations = self._site.sae.encode(x[None]).sparse_features[0]
+        x = self._site.model.activations(self._batch([ids]), self._site.hook)[0, -1:].float()
+        activations = self._site.sae.encode(x).sparse_features
         return Firing(
-            coactive=self._coactive(activations, feature),
-            residual=tuple(_rounded(x - self._centre(x))),
-            ablation=self.ablate(ids, feature),
+            coactive=self._coactive(activations[0].clone(), feature),
+            residual=tuple(_rounded((x - self._centre(x))[0])),
+            ablation=self._ablate(ids, feature, x, activations),
         )
 
-    def ablate(self, ids: Sequence[int], feature: int) -> Ablation:
+    def _ablate(
+        self, ids: Sequence[int], feature: int, x: Float[Tensor, "1 d_in"], with_it: Float[Tensor, "1 d_sae"]
+    ) -> Ablation:
         """Return what the last token's logits lose without the feature there.
 
         What the feature adds to the reconstruction is taken off the activation that the SAE writes to; what the SAE
         does not explain stays. Source: the ablations of Bricken et al. 2023, "Towards Monosemanticity".
         """
         site, batch = self._site, self._batch([ids, ids])
-        x = site.model.activations(batch[:1], site.hook)[0, -1:].float()
-        with_it = site.sae.encode(x).sparse_features
         without_it = with_it.clone()
         without_it[:, feature] = 0.0
         added = (site.sae.decode(with_it, x) - site.sae.decode(without_it, x))[0]
@@ -84,12 +97,11 @@ class FiringReader:
         order = others.argsort(descending=True, stable=True)[: min(COACTIVE, int((others > 0).sum()))]
         return tuple((int(other), float(activations[other])) for other in order)
 
-    def _centre(self, x: Float[Tensor, " d_in"]) -> Float[Tensor, " d_in"]:
+    def _centre(self, x: Float[Tensor, "1 d_in"]) -> Float[Tensor, "1 d_in"]:
         """Return what residual vectors have in common: the reconstruction of a token on which nothing fires."""
         if self._site.sae.is_transcoder:
             return torch.zeros_like(x)
-        nothing = x.new_zeros(1, self._site.sae.dict_size)
-        return self._site.sae.decode(nothing, x[None])[0]
+        return self._site.sae.decode(x.new_zeros(1, self._site.sae.dict_size), x)
 
     def _batch(self, sequences: Sequence[Sequence[int]]) -> Int64[Tensor, "batch seq"]:
         return torch.tensor([[*self._prefix, *ids] for ids in sequences], dtype=torch.int64)

@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 
 # The modules whose annotations carry tensor shapes; beartype cannot check the typing.Self of the others.
 SHAPED = (
-    "corpus", "directions", "language_model", "real_activations", "reconstruction", "sae_interface",
+    "corpus", "directions", "firings", "language_model", "real_activations", "reconstruction", "sae_interface",
     "synth_activations.evaluation", "synth_activations.relaxation",
 )  # fmt: skip
 install_import_hook([f"sae_analysis.{name}" for name in SHAPED], "beartype.beartype")

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from sae_analysis.corpus import Document
 from sae_analysis.feature_selection import parse_features
-from sae_analysis.firings import FiringReader
+from sae_analysis.firings import MOST_FEATURES, USUAL, FiringReader, looked_at
 from sae_analysis.real_activations import RealSettings, analyze
 from sae_analysis.reconstruction import attach
+from sae_analysis.records import ActivationExample
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
 
@@ -136,5 +137,12 @@ def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
         handle = mlp.register_forward_hook(hook)
         without = bos_model.module(whole).logits[0, -1]
         handle.remove()
-        found = FiringReader(site, 10).ablate(ids, feature)
+        example = ActivationExample(
+            text="", tokens=("",) * 5, token_ids=tuple(ids), activations=(0.0,) * 5, max_activation=1.0, peak_position=4
+        )
+        found = FiringReader(site, 10).read(example, feature).ablation
     assert [value for _, value in found.raised] == pytest.approx((clean - without).topk(10).values.tolist(), abs=1e-4)
+
+
+def test_many_features_are_not_looked_at_unless_asked():
+    assert [looked_at(None, MOST_FEATURES), looked_at(None, MOST_FEATURES + 1), looked_at(2, 10**6)] == [USUAL, 0, 2]

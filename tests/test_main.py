@@ -598,7 +598,7 @@ def test_search_options_reach_the_result(searching, tmp_path):
         "learning_rate": 0.3,
         "fluency": 0.5,
         "max_examples": 1,
-        "firings": 3,
+        "firings": None,
         "batch_size": 2,
         "seed": 3,
         "bos": "always",

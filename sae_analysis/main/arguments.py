@@ -117,8 +117,8 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
     group.add_argument(
         "--firings",
         type=count,
-        default=3,
-        help="strongest examples of a feature of which it is measured what goes on at their peaks; compare needs some",
+        help="strongest examples of a feature of which it is measured what goes on at their peaks, as compare needs it "
+        "(default: 3 for up to 50 features or in compare, else none)",
     )
     group.add_argument("--no-figures", action="store_true", help="write JSON only")
     add_drawing_options(group)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # heavy: loaded when the mode runs
 _FEATURES = "random:10"
 """Features that are compared where neither they nor a result are given."""
 
+_FIRINGS = 3
+"""Examples of each kind whose firings are compared."""
+
 _NAMED = 5
 """Most features named in the report."""
 
@@ -38,7 +41,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=run)
     add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
-    parser.set_defaults(features=None)
+    parser.set_defaults(features=None, firings=_FIRINGS)
     _add_text_options(parser)
     synthetic.add_search_options(parser)
     add_output_options(parser, max_examples=10)

@@ -9,7 +9,7 @@ import torch
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
 from sae_analysis.errors import CorpusError, ModelError
 from sae_analysis.feature_selection import FeatureSelection
-from sae_analysis.firings import FiringReader
+from sae_analysis.firings import FiringReader, looked_at
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.provenance import describe_run
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
@@ -93,12 +93,13 @@ def _with_firings(
     site: Site, features: tuple[FeatureStats, ...], settings: RealSettings, looked: Callable[[int, int], None] | None
 ) -> tuple[FeatureStats, ...]:
     """Return the features with what goes on where their strongest examples peak."""
-    if not settings.firings:
+    most = looked_at(settings.firings, len(features))
+    if not most:
         return features
     reader, found = FiringReader(site, settings.list_length), []
     with torch.no_grad():
         for stats in features:
-            found.append(reader.look(stats, settings.firings))
+            found.append(reader.look(stats, most))
             if looked:
                 looked(1, len(features))
     return tuple(found)

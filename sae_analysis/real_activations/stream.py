@@ -53,8 +53,9 @@ class RealSettings:
     list_length: int = 10
     """Tokens fired on, promoted and suppressed tokens, nearest features."""
 
-    firings: int = 3
-    """Strongest examples of a feature of which it is measured what goes on where they peak."""
+    firings: int | None = None
+    """Strongest examples of a feature of which it is measured what goes on where they peak; None is 3 for up to 50
+    features, and else none."""
 
     norm_outliers: float | None = None
     """Leave out tokens whose activation norm exceeds this multiple of their window's median; None keeps all."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_analysis import directions
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.feature_stats import weight_sides
-from sae_analysis.firings import FiringReader
+from sae_analysis.firings import FiringReader, looked_at
 from sae_analysis.provenance import describe_run
 from sae_analysis.reconstruction import BosPolicy, Site, attach
 from sae_analysis.records import AnalysisResult, FeatureStats
@@ -187,6 +187,7 @@ class _Searcher:
         self._vocabulary = Vocabulary(site.model.tokens, site.model.d_vocab)
         self._norms = directions.norms(site.sae)
         self._firings = FiringReader(site, settings.list_length)
+        self._looked_at = looked_at(settings.firings, len(planned.features))
         self._groups = atlas_groups(planned.batches, self._vocabulary)
         self._atlas: Atlas | None = None
         with torch.no_grad():
@@ -228,7 +229,7 @@ class _Searcher:
                 self._reporter.feature_stats(feature, searched[feature], weight_side, seeds.get(feature, ()))
                 for feature, weight_side in zip(batch, weights, strict=True)
             )
-            return tuple(self._firings.look(one, self._settings.firings) for one in stats)
+            return tuple(self._firings.look(one, self._looked_at) for one in stats)
 
     def _atlas_of(self, batch: tuple[int, ...]) -> Atlas:
         """Return the atlas of the batch's group; a group of which a part was finished before has the same one."""

@@ -40,8 +40,9 @@ class SynthSettings:
     max_examples: int = 10
     """Strongest examples of a feature."""
 
-    firings: int = 3
-    """Strongest examples of a feature of which it is measured what goes on where they peak."""
+    firings: int | None = None
+    """Strongest examples of a feature of which it is measured what goes on where they peak; None is 3 for up to 50
+    features, and else none."""
 
     batch_size: int = 8
     """Features searched side by side; they look at each other's sequences."""
