@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/python main.py real
 
 test: setup
-	$(BIN)/python test.py
+	$(BIN)/python test.py -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ LIGHT = (
     "sae_analysis.files",
     "sae_analysis.feature_selection",
     "sae_analysis.visualizer",
+    "sae_analysis.comparison",
+    "sae_analysis.gallery",
     "sae_analysis.demo",
     "sae_analysis.main",
 )

@@ -182,8 +182,8 @@ def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkey
     look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
     assert main([*(part for part in typed(features="4") if part != "--no-figures"), *look]) == 0
     assert capsys.readouterr().out.endswith(
-        f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
-        f"  {tmp_path / 'out' / 'feature_4_real.png'}\n"
+        f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
+        f"  {tmp_path / 'out' / 'feature_4_real.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
     )
 
 
@@ -646,8 +646,8 @@ def test_pictures_of_a_search_are_asked_of_the_visualizer_and_listed(searching, 
     look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
     assert main([*(part for part in searching(features="4") if part != "--no-figures"), *look]) == 0
     assert capsys.readouterr().out.endswith(
-        f"Wrote 2 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
-        f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n"
+        f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
+        f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
     )
 
 
@@ -966,7 +966,7 @@ def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, caps
     given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json")]
     assert main(["compare", *given, "--output", str(again)]) == 0
     pictures = ["real_vs_synthetic_comparison.png", *(f"feature_{index}_comparison.png" for index in range(3))]
-    assert names_in(again) == sorted(["comparison.json", *pictures])
+    assert names_in(again) == sorted(["comparison.json", "index.html", *pictures])
     printed = capsys.readouterr().out
     assert all(f"  {again / name}\n" in printed for name in pictures)
 
@@ -978,11 +978,16 @@ def test_redraw_draws_what_a_run_drew(comparing, tmp_path, capsys):
     assert main([part for part in comparing(features="0,1") if part != "--no-figures"]) == 0
     out, again = tmp_path / "out", tmp_path / "again"
     results = [out / f"{name}.json" for name in ("real", "synthetic", "comparison")]
-    expected = {path.name: path.read_bytes() for path in out.glob("*.png")}
-    assert {name.split("_")[-1] for name in expected} == {"real.png", "synthetic.png", "comparison.png"}
+    expected = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".json"}
+    kinds = {"real.png", "synthetic.png", "comparison.png", "index.html"}
+    assert {name.split("_")[-1] for name in expected} == kinds
     capsys.readouterr()
     assert main(["redraw", *map(str, results), "--output", str(again)]) == 0
-    assert {path.name: path.read_bytes() for path in again.iterdir()} == expected
+    drawn = {path.name: path.read_bytes() for path in again.iterdir()}
+    assert {name: content for name, content in drawn.items() if name.endswith(".png")} == {
+        name: content for name, content in expected.items() if name.endswith(".png")
+    }
+    assert drawn.keys() == expected.keys()
     assert capsys.readouterr().out.count("Wrote ") == 3
 
 

@@ -302,7 +302,7 @@ def test_after_the_dictionarys_tokens_nothing_else_is_encoded(
         return encode(sae, x)
 
     monkeypatch.setattr(SparseAutoencoder, "encode", spy)
-    run(jump_relu(topk_weights()), model, corpus_file, "3,5", ONCE)
+    run(jump_relu(topk_weights()), model, corpus_file, "3,5", replace(ONCE, firings=0))
     assert (widths[0], set(widths[1:])) == (D_SAE, {2})
 
 

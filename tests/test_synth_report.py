@@ -738,6 +738,7 @@ def test_the_header_says_what_was_run(result, site):
         "n_steps": 3,
         "learning_rate": 0.2,
         "fluency": 0.4,
+        "firings": None,
         "max_examples": 4,
         "batch_size": 2,
         "seed": 0,

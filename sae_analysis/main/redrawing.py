@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, positive
-from sae_analysis.main.running import drawing_of, print_files
+from sae_analysis.main.running import browse, drawing_of, print_files
 from sae_analysis.main.screen import page_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     for path, result in found:
         folder = options.output or path.parent
         prepare_folder(folder)
-        print_files(_draw(path, result, folder, drawing_of(options)), folder)
+        written = _draw(path, result, folder, drawing_of(options))
+        print_files([*written, browse(result, folder)], folder)
     return 0
 
 

@@ -42,6 +42,16 @@ class Fluency:
     """Places among the candidate tokens of those that the model expects most in each place, given what is before."""
 
 
+def check_finite(site: Site, values: Tensor) -> None:
+    """Refuse to go on with values that are no numbers.
+
+    Raises:
+        ModelError: there are such values.
+    """
+    if not torch.isfinite(values).all():
+        raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32.")
+
+
 class Evaluator:
     """Runs sequences through the model as far as the SAE, for some of its features.
 
@@ -174,6 +184,7 @@ class Evaluator:
         while ids.shape[1] < length:
             self.token_evaluations += unread.numel()
             logits = model.forward(unread, memory)[:, -1].float().cpu()[:, candidates]
+            check_finite(self.site, logits)
             drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
             ids = torch.cat((ids, candidates[drawn]), dim=1)
             unread = ids[:, -1:] if memory is not None else self._with_bos(ids)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sae_analysis.errors import ModelError
 from sae_analysis.reconstruction import Site
+from sae_analysis.synth_activations.evaluation import check_finite
 from sae_analysis.synth_activations.vocabulary import Vocabulary
 
 SINK_MULTIPLE = 4.0
@@ -79,9 +79,7 @@ class Reader:
             ModelError: activations that are not finite.
         """
         x, cross_entropy = self._run(torch.tensor([ids]))
-        if not torch.isfinite(x).all():
-            dtype = self._site.model.dtype
-            raise ModelError(f"{self._site.name} gives values that are not finite in {dtype}: use --dtype float32.")
+        check_finite(self._site, x)
         activations, pre_activations = self._encode(x, feature)
         deciding = activations if float(activations.max()) > 0 else pre_activations
         peak = int(deciding[0].argmax())

@@ -1,0 +1,130 @@
+"""A page to browse the pictures of a run by its numbers: one file beside them, that needs no server and no network."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sae_analysis.files import write_whole
+from sae_analysis.records import ActivationExample, AnalysisResult, Comparison, ComparisonResult, FeatureStats
+
+_AROUND = 48
+"""Characters of an example quoted on either side of its peak."""
+
+_TOKENS = 10
+"""Tokens of each list that a search for words looks into."""
+
+_KINDS = ("comparison", "real", "synthetic")
+"""Order of a feature's pages."""
+
+_OVERVIEWS: Mapping[str, str] = {
+    "real_vs_synthetic_comparison": "real beside synthetic",
+    "summary_*_real": "summary, real",
+    "summary_*_synthetic": "summary, synthetic",
+    "statistics_real": "the dictionary",
+    "statistics_synthetic": "the search",
+}
+"""Pictures of all features: pattern of their names, and what the button that shows them says."""
+
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("feature", "feature", "text"),
+    ("density", "fires on", "share"),
+    ("real_max", "real max", "number"),
+    ("synthetic_max", "synthetic max", "number"),
+    ("realised", "realised", "share"),
+    ("verdict", "verdict", "words"),
+    ("example", "strongest example", "example"),
+)
+"""Name, title and kind of each column; those that nothing is known for are left out."""
+
+
+def write_gallery(folder: Path, results: Iterable[AnalysisResult | ComparisonResult]) -> Path:
+    """Write ``index.html`` on the pictures that are in a folder, by all that the results say; return its path.
+
+    Raises:
+        OutputError: the file cannot be written; what was there before is untouched.
+    """
+    features: dict[int, dict[str, Any]] = {}
+    about = ""
+    for result in sorted(results, key=_last_word):
+        if isinstance(result, ComparisonResult):
+            known = ((one.feature_idx, _of_comparison(one)) for one in result.features)
+            run = result.real
+        else:
+            describe = _of_search if result.provenance.analysis == "synthetic" else _on_text
+            known = ((stats.feature_idx, describe(stats)) for stats in result.features)
+            run = result.provenance
+        for feature, said in known:
+            features[feature] = features.get(feature, {}) | said
+        about = f"SAE {run.sae} · model {run.model} · {run.place}"
+    rows = [_row(feature, known, folder) for feature, known in sorted(features.items())]
+    columns = [
+        {"name": name, "title": title, "kind": kind}
+        for name, title, kind in _COLUMNS
+        if any(row.get(name) is not None for row in rows)
+    ]
+    content = {"about": about, "columns": columns, "features": rows, "overviews": list(_overviews(folder))}
+    page = files("sae_analysis.gallery").joinpath("page.html").read_text(encoding="utf-8")
+    path = folder / "index.html"
+    write_whole(path, page.replace("__DATA__", _embedded(content)).encode(errors="backslashreplace"))
+    return path
+
+
+def _embedded(content: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+    """Return JSON that ends no script early, whatever a token holds."""
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+def _last_word(result: AnalysisResult | ComparisonResult) -> int:
+    """Return a rank: of what several results say, the last one's holds."""
+    if isinstance(result, ComparisonResult):
+        return 2
+    return 1 if result.provenance.analysis == "real" else 0
+
+
+def _of_comparison(one: Comparison) -> dict[str, Any]:
+    known = {"realised": one.realised, "verdict": one.verdict}
+    return known | {"real_max": one.real_max, "synthetic_max": one.synthetic_max}
+
+
+def _on_text(stats: FeatureStats) -> dict[str, Any]:
+    tokens = [item.token for item in stats.top_tokens[:_TOKENS]]
+    return {
+        "density": stats.density,
+        "real_max": stats.max_activation,
+        "example": _quoted(stats.examples),
+        "words": _words(stats, tokens),
+    }
+
+
+def _of_search(stats: FeatureStats) -> dict[str, Any]:
+    return {"synthetic_max": stats.max_activation, "example": _quoted(stats.examples), "words": _words(stats, [])}
+
+
+def _words(stats: FeatureStats, tokens: Iterable[str]) -> str:
+    pushed = [token for token, _ in stats.top_boosted_tokens[:_TOKENS]]
+    return " ".join([*tokens, *pushed, *(example.text for example in stats.examples)])
+
+
+def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | None:
+    """Return the strongest example's peak with what stands around it."""
+    if not examples:
+        return None
+    tokens, peak = examples[0].tokens, examples[0].peak_position
+    before, after = "".join(tokens[:peak]), "".join(tokens[peak + 1 :])
+    return ("…" + before[-_AROUND:] if len(before) > _AROUND else before), tokens[peak], after[:_AROUND]
+
+
+def _row(feature: int, known: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    pictures = [f"feature_{feature}_{kind}.png" for kind in _KINDS]
+    words = " ".join([str(feature), known.get("verdict") or "", known.get("words", "")])
+    there = [name for name in pictures if (folder / name).exists()]
+    return {"feature": feature, **known, "words": words, "pictures": there}
+
+
+def _overviews(folder: Path) -> Iterator[dict[str, Any]]:
+    for pattern, title in _OVERVIEWS.items():
+        found = sorted(folder.glob(f"{pattern}.png"), key=lambda path: (len(path.name), path.name))
+        if found:
+            yield {"title": title, "pictures": [path.name for path in found]}

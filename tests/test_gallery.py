@@ -1,0 +1,97 @@
+"""The page to browse a run: what is on it, that it needs nothing else, and that no token can break it."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import record_factory as make
+
+from sae_analysis.comparison import compare
+from sae_analysis.errors import OutputError
+from sae_analysis.gallery import write_gallery
+
+
+def data_of(path):
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a folder with pictures, and the results they are of."""
+    real, synthetic = make.results_of([make.comparison_pair(), make.comparison_pair(potential=20.0)])
+    for name in ("feature_0_real", "feature_0_synthetic", "feature_0_comparison", "feature_1_real", "statistics_real"):
+        (tmp_path / f"{name}.png").write_bytes(b"picture")
+    for page in range(1, 12):
+        (tmp_path / f"summary_{page}_real.png").write_bytes(b"picture")
+    return tmp_path, real, synthetic, compare(real, synthetic)
+
+
+def test_everything_known_of_a_feature_is_in_its_row(run):
+    folder, real, synthetic, comparison = run
+    data = data_of(write_gallery(folder, [comparison, synthetic, real]))
+    assert [column["name"] for column in data["columns"]] == [
+        "feature", "density", "real_max", "synthetic_max", "realised", "verdict", "example",
+    ]  # fmt: skip
+    verdicts = {one.feature_idx: one for one in comparison.features}
+    for row, does, could in zip(data["features"], real.features, synthetic.features, strict=True):
+        one = verdicts[row["feature"]]
+        assert row["density"] == does.density
+        assert (row["real_max"], row["synthetic_max"]) == (does.max_activation, could.max_activation)
+        assert (row["realised"], row["verdict"]) == (one.realised, one.verdict)
+        best = does.examples[0]
+        assert row["example"][1] == best.tokens[best.peak_position]
+        assert best.text.startswith(row["example"][0])
+        assert does.top_tokens[0].token in row["words"]
+        assert one.verdict in row["words"]
+
+
+def test_pictures_are_those_in_the_folder_pages_in_order(run):
+    folder, real, synthetic, comparison = run
+    data = data_of(write_gallery(folder, [real, synthetic, comparison]))
+    assert [row["pictures"] for row in data["features"]] == [
+        ["feature_0_comparison.png", "feature_0_real.png", "feature_0_synthetic.png"],
+        ["feature_1_real.png"],
+    ]
+    overviews = {one["title"]: one["pictures"] for one in data["overviews"]}
+    assert overviews == {
+        "summary, real": [f"summary_{page}_real.png" for page in range(1, 12)],
+        "the dictionary": ["statistics_real.png"],
+    }
+
+
+def test_one_analysis_alone_has_its_columns(run):
+    folder, real, synthetic, _ = run
+    names = [
+        [column["name"] for column in data_of(write_gallery(folder, [result]))["columns"]]
+        for result in (real, synthetic)
+    ]
+    assert names == [["feature", "density", "real_max", "example"], ["feature", "synthetic_max", "example"]]
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(run):
+    folder, real, *_ = run
+    page = write_gallery(folder, [real]).read_text()
+    assert not re.search(r"https?://|<link|<script src|@import|url\(", page)
+
+
+@pytest.mark.parametrize("token", ["</script><b>", "<!--", "\u2028", "\ud800", "\x00", "${1}", "__DATA__"])
+def test_no_token_breaks_the_page(run, token):
+    folder, real, *_ = run
+    stats = real.features[0]
+    best = stats.examples[0]
+    tokens = tuple(token if at == best.peak_position else one for at, one in enumerate(best.tokens))
+    hostile = replace(stats, examples=(replace(best, tokens=tokens), *stats.examples[1:]))
+    data = data_of(write_gallery(folder, [replace(real, features=(hostile,))]))
+    assert data["features"][0]["example"][1] == token
+
+
+def test_a_failed_write_leaves_the_old_page(run, monkeypatch):
+    folder, real, *_ = run
+    (folder / "index.html").write_text("old")
+    monkeypatch.setattr(
+        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OutputError):
+        write_gallery(folder, [real])
+    assert (folder / "index.html").read_text() == "old"
