@@ -44,11 +44,11 @@ class FiringReader:
 
     def look(self, stats: FeatureStats, most: int) -> FeatureStats:
         """Return the statistics with the firings of the strongest examples."""
-        looked_at = (
+        closer = (
             replace(example, firing=self.read(example, stats.feature_idx)) if example.max_activation else example
             for example in stats.examples[:most]
         )
-        return replace(stats, examples=(*looked_at, *stats.examples[most:]))
+        return replace(stats, examples=(*closer, *stats.examples[most:]))
 
     def read(self, example: ActivationExample, feature: int) -> Firing:
         """Return what is going on at an example's peak."""

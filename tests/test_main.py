@@ -924,6 +924,14 @@ def test_compare_runs_both_and_writes_all_three(comparing, tmp_path, capsys):
     assert printed.endswith(f"Wrote 1 files to {out}:\n  {out / 'comparison.json'}\n")
 
 
+def test_both_analyses_keep_as_many_examples_as_are_asked_for(comparing, tmp_path):
+    assert main(comparing(max_examples=2, firings=1)) == 0
+    for name in ("real", "synthetic"):
+        for stats in read_result(tmp_path / "out" / f"{name}.json").features:
+            assert 1 <= len(stats.examples) <= 2
+            assert [example.firing is not None for example in stats.examples][1:] in ([], [False])
+
+
 def test_results_are_compared_without_a_model(comparing, tmp_path, monkeypatch):
     assert main(comparing()) == 0
     out = tmp_path / "out"

@@ -102,7 +102,8 @@ def _make(
         corpus = Corpus(source=source, text_unit=options.text_unit, text_field=options.text_field)
     site = open_site(options, corpus)
     if corpus is not None:
-        does, selection = synthetic.scan(site, selection, corpus, options, firings=options.firings)
+        reported = {"firings": options.firings, "max_examples": options.max_examples}
+        does, selection = synthetic.scan(site, selection, corpus, options, **reported)
         real.write(does, options)
     assert does is not None, "read or made"
     if could is None:

@@ -177,9 +177,12 @@ def _settings(options: argparse.Namespace) -> "SynthSettings":
 
 
 def scan(
-    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace, *, firings: int
+    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace, **reported: int
 ) -> tuple["AnalysisResult", "FeatureSelection"]:
-    """Analyse the text; return what the features do on it, and which these are where the text decides."""
+    """Analyse the text; return what the features do on it, and which these are where the text decides.
+
+    ``reported`` are the settings of what is kept of each feature.
+    """
     from sae_analysis.corpus import Windowing
     from sae_analysis.feature_selection import FeatureSelection
     from sae_analysis.real_activations import RealSettings
@@ -189,8 +192,8 @@ def scan(
         windowing=Windowing(seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens),
         bos=options.bos,
         seed=options.seed,
-        firings=firings,
         allow_poor_fit=options.allow_poor_fit,
+        **reported,
     )
     real = read_text(site, selection, corpus, settings, options)
     if selection.needs_data:
