@@ -18,6 +18,7 @@ LIGHT = (
     "sae_analysis.visualizer",
     "sae_analysis.comparison",
     "sae_analysis.gallery",
+    "sae_analysis.exports",
     "sae_analysis.demo",
     "sae_analysis.main",
 )

@@ -1027,3 +1027,46 @@ def test_a_comparison_is_no_analysis(comparing, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"error: Result {path} is a comparison: give the real.json or synthetic.json that it was made of.\n"
     )
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_exported_into_a_folder_of_the_formats_name(comparing, tmp_path, capsys):
+    from sae_analysis.exports import FORMATS
+
+    assert main(comparing(features="0-2")) == 0
+    out = tmp_path / "out"
+    capsys.readouterr()
+    for form in FORMATS:
+        assert main(["export", str(out / "real.json"), "--to", form]) == 0
+    assert main(["export", str(out / "comparison.json"), "--to", "parquet"]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"Wrote 1 files to {out / 'parquet'}:\n  {out / 'parquet' / 'comparison.parquet'}\n"
+    )
+    assert {form: names_in(out / form) for form in FORMATS} == {
+        "neuronpedia": ["batch-0.json"],
+        "circuit-tracer": ["0.json", "1.json", "2.json"],
+        "parquet": ["comparison.parquet", "real.parquet"],
+    }
+    named = ["--to", "neuronpedia", "--sae-name", "res-4k", "--model-name", "tiny", "--output", str(tmp_path / "there")]
+    assert main(["export", str(out / "synthetic.json"), *named]) == 0
+    batch = json.loads((tmp_path / "there" / "batch-0.json").read_bytes())
+    assert (batch["model_id"], batch["sae_set"]) == ("tiny", "res-4k")
+
+
+def test_what_cannot_be_exported_is_one_line_and_leaves_no_folder(comparing, tmp_path, capsys):
+    assert main(comparing(features="0")) == 0
+    out = tmp_path / "out"
+    before = names_in(out)
+    capsys.readouterr()
+    assert main(["export", str(out / "comparison.json"), "--to", "neuronpedia"]) == 2
+    assert capsys.readouterr().err == (
+        "error: A comparison cannot be exported to neuronpedia: give a real.json or synthetic.json, or parquet.\n"
+    )
+    assert main(["export", str(out / "none.json"), "--to", "parquet"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(out / "real.json"), "--to", "html"])
+    assert "neuronpedia" in capsys.readouterr().err
+    assert names_in(out) == before

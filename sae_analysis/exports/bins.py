@@ -1,0 +1,46 @@
+"""Histograms as other viewers draw them: bars of one width. Ours are eight to an octave, which keeps their counts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sae_analysis.records import FeatureStats
+
+_Array = npt.NDArray[np.float64]
+
+
+def span(stats: FeatureStats) -> tuple[float, float]:
+    """Return the ends of an axis that has zero and every activation on it."""
+    return min(0.0, stats.min_activation), max(0.0, stats.max_activation)
+
+
+def even(stats: FeatureStats, number: int) -> tuple[_Array, _Array]:
+    """Return edges ``[number + 1]`` of bars of one width and their heights ``[number]``; nothing if it never fired.
+
+    A bin of ours counts towards each bar by the part of it that the bar covers, so heights are no whole numbers;
+    their sum is.
+    """
+    if stats.is_dead:
+        return np.zeros(0), np.zeros(0)
+    at, below = _cumulative(stats)
+    edges = np.linspace(*span(stats), number + 1)
+    return edges, np.diff(np.interp(edges, at, below))
+
+
+def percentiles(stats: FeatureStats, probabilities: Sequence[float]) -> list[float]:
+    """Return the activation below which each share of the firings lies, within a bin of ours (9 %)."""
+    if stats.is_dead:
+        return []
+    at, below = _cumulative(stats)
+    ranks = np.array(probabilities) * below[-1]
+    # The bin that holds a rank is never an empty one, so that no percentile lies where nothing fired.
+    of = np.maximum(np.searchsorted(below, ranks) - 1, np.flatnonzero(np.diff(below))[0])
+    part = (ranks - below[of]) / np.diff(below)[of]
+    return (at[of] + part * np.diff(at)[of]).tolist()
+
+
+def _cumulative(stats: FeatureStats) -> tuple[_Array, _Array]:
+    """Return where bins end and how many activations lie below; none lies beyond the extremes."""
+    at = np.clip(np.array(stats.histogram.edges), *span(stats))
+    return at, np.concatenate([[0.0], np.cumsum(stats.histogram.counts)])

@@ -1,0 +1,157 @@
+"""Results in other tools' formats: nothing lost or made up; those tools' own code is asked in ``parity``."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import record_factory as make
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from sae_analysis.comparison import compare
+from sae_analysis.errors import OutputError
+from sae_analysis.exports import FORMATS, export
+from sae_analysis.exports.bins import even, percentiles
+
+VALUES = st.lists(st.floats(-100, 100, width=32).filter(lambda value: abs(value) > 1e-3), min_size=1, max_size=200)
+
+
+def described(values):
+    histogram = make.histogram(values)
+    return make.stats(
+        histogram=histogram, active_count=len(values), max_activation=max(0.0, *values, 0.0),
+        min_activation=min(0.0, *values, 0.0),
+    )  # fmt: skip
+
+
+@given(VALUES, st.integers(1, 60))
+def test_even_bars_hold_every_firing_and_none_is_moved_further_than_its_bin_is_wide(values, number):
+    edges, heights = even(described(values), number)
+    assert heights.sum() == pytest.approx(len(values))
+    assert (heights >= -1e-9).all()
+    np.testing.assert_allclose(np.diff(edges), (edges[-1] - edges[0]) / number)
+    assert edges[0] == min(0.0, *values, 0.0)
+    assert edges[-1] == max(0.0, *values, 0.0)
+    for edge, below in zip(edges[1:], heights.cumsum(), strict=True):
+        nearest = sorted((edge * 2**0.125, edge / 2**0.125))
+        assert sum(value < nearest[0] for value in values) - 1e-6 <= below
+        assert below <= sum(value <= nearest[1] for value in values) + 1e-6
+
+
+@given(VALUES)
+def test_percentiles_are_within_a_bin_of_the_true_ones(values):
+    found = percentiles(described(values), [0.01, 0.5, 0.99, 1.0])
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(max(values), rel=0.1)
+    for probability, at in zip((0.01, 0.5, 0.99), found, strict=False):
+        nearest = sorted((at * 2**0.125, at / 2**0.125))
+        assert np.mean([value < nearest[0] for value in values]) <= probability + 1e-6
+        assert np.mean([value <= nearest[1] for value in values]) >= probability - 1e-6
+
+
+def test_a_feature_that_never_fired_has_no_bars():
+    assert even(make.dead_stats(), 50)[1].tolist() == []
+    assert percentiles(make.dead_stats(), [0.5]) == []
+
+
+@pytest.fixture
+def real():
+    """Return an analysis with a feature that never fired, one that is signed, and bytes that are no character."""
+    odd = make.example(make.SCRIPTS["bytes"], peak=6)
+    signed = described([-4.0, 2.0, 3.0, 8.0])
+    first = make.stats(0, example_count=3)
+    return make.result(
+        [
+            replace(first, examples=(odd, *first.examples)),
+            replace(signed, feature_idx=1),
+            make.dead_stats(2),
+        ],
+        provenance=make.provenance(hook="blocks.11.hook_resid_post", options={"seq_len": 128}, corpus="stories"),
+    )
+
+
+def test_a_dashboard_says_what_the_result_says(real, tmp_path):
+    [path] = export(real, "neuronpedia", tmp_path, sae="res-4k", model="tiny")
+    batch = json.loads(path.read_bytes())
+    assert {name: batch[name] for name in ("model_id", "layer", "sae_set", "sae_id_suffix")} == {
+        "model_id": "tiny", "layer": 11, "sae_set": "res-4k", "sae_id_suffix": None,
+    }  # fmt: skip
+    for found, stats in zip(batch["features"], real.features, strict=True):
+        assert found["feature_index"] == stats.feature_idx
+        assert found["frac_nonzero"] == stats.density
+        assert list(zip(found["pos_str"], found["pos_values"], strict=True)) == list(stats.top_boosted_tokens)
+        assert list(zip(found["neg_str"], found["neg_values"], strict=True)) == list(stats.top_suppressed_tokens)
+        assert sum(found["freq_hist_data_bar_heights"]) == pytest.approx(stats.histogram.total)
+        assert found["logits_hist_data_bar_heights"] == list(stats.logit_histogram.counts)
+        assert (found["n_prompts_total"], found["n_tokens_in_prompt"], found["dataset"]) == (7813, 128, "stories")
+        shown = [*stats.examples, *(one for band in stats.example_bands for one in band.examples)]
+        for activation, example in zip(found["activations"], shown, strict=True):
+            assert activation["tokens"] == list(example.tokens)
+            assert activation["values"] == list(example.activations)
+            assert activation["qualifying_token_index"] == example.peak_position
+    best, *_, weak = batch["features"][0]["activations"]
+    assert (best["bin_min"], best["bin_max"], best["bin_contains"]) == (-1, real.features[0].max_activation, -1)
+    assert 0 <= weak["bin_min"] < weak["bin_max"] < best["bin_max"]
+    assert weak["bin_contains"] == pytest.approx(0.1 * real.features[0].density)
+
+
+def test_dashboards_come_in_batches_that_neuronpedia_takes(tmp_path):
+    many = make.result([make.dead_stats(at) for at in range(300)])
+    paths = export(many, "neuronpedia", tmp_path)
+    assert [path.name for path in paths] == ["batch-0.json", "batch-1.json", "batch-2.json"]
+    sizes = [[one["feature_index"] for one in json.loads(path.read_bytes())["features"]] for path in paths]
+    assert list(map(len, sizes)) == [128, 128, 44]
+    assert [index for indices in sizes for index in indices] == list(range(300))
+
+
+def test_a_viewer_feature_says_what_the_result_says(real, tmp_path):
+    paths = export(real, "circuit-tracer", tmp_path)
+    assert [path.name for path in paths] == ["0.json", "1.json", "2.json"]
+    for path, stats in zip(paths, real.features, strict=True):
+        found = json.loads(path.read_bytes())
+        assert (found["index"], found["transcoder_id"]) == (stats.feature_idx, "sae")
+        assert found["activation_frequency"] == stats.density
+        assert (found["act_min"], found["act_max"]) == (stats.min_activation, stats.max_activation)
+        assert len(found["quantile_values"]) == (0 if stats.is_dead else 100)
+        groups = [stats.examples, *(band.examples for band in stats.example_bands)]
+        for group, examples in zip(found["examples_quantiles"], groups, strict=True):
+            for shown, example in zip(group["examples"], examples, strict=True):
+                assert shown["tokens_acts_list"] == list(example.activations)
+                assert shown["train_token_ind"] == example.peak_position
+    [odd, *_] = json.loads(paths[0].read_bytes())["examples_quantiles"][0]["examples"]
+    assert odd["tokens"][1:4] == ["\\xc3", "\\xa9", " \\xe4"]  # joined to characters by the viewer
+
+
+def test_a_table_has_one_type_a_column_whatever_is_in_it(real, tmp_path):
+    [path] = export(real, "parquet", tmp_path)
+    table = parquet.read_table(path)
+    assert path.name == "real.parquet"
+    for row, stats in zip(table.to_pylist(), real.features, strict=True):
+        assert row["feature_idx"] == stats.feature_idx
+        assert row["density"] == stats.density
+        assert row["mean_activation"] == stats.mean_activation
+        assert row["raises"] == [token for token, _ in stats.top_boosted_tokens]
+        assert row["strongest_text"] == (stats.examples[0].text if stats.examples else None)
+    dead = export(make.result([make.dead_stats()]), "parquet", tmp_path / "dead")[0]
+    assert parquet.read_schema(dead).equals(table.schema, check_metadata=False)
+    assert json.loads(table.schema.metadata[b"real"])["corpus"] == "stories"
+
+
+def test_a_comparison_is_a_table_and_nothing_else(tmp_path):
+    found = compare(*make.results_of([make.comparison_pair(), make.comparison_pair(real_is_dead=True)]))
+    [path] = export(found, "parquet", tmp_path)
+    for row, one in zip(parquet.read_table(path).to_pylist(), found.features, strict=True):
+        assert (row["feature_idx"], row["verdict"], row["realised"]) == (one.feature_idx, one.verdict, one.realised)
+        assert row["residual"] == one.likeness.residual
+        assert row["reasons"] == list(one.reasons)
+        assert row["tokens_until"] == (one.tokens_until.median if one.tokens_until else None)
+    with pytest.raises(OutputError, match="comparison cannot be exported to neuronpedia"):
+        export(found, "neuronpedia", tmp_path)
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_known(real, tmp_path):
+    with pytest.raises(OutputError, match="neuronpedia, circuit-tracer, parquet"):
+        export(real, "html", tmp_path)
+    assert FORMATS == ("neuronpedia", "circuit-tracer", "parquet")
