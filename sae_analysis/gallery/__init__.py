@@ -118,7 +118,7 @@ def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | N
 
 def _row(feature: int, known: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     pictures = [f"feature_{feature}_{kind}.png" for kind in _KINDS]
-    words = " ".join([str(feature), known.get("verdict") or "", known.get("words", "")])
+    words = " ".join([known.get("verdict") or "", known.get("words", "")])
     there = [name for name in pictures if (folder / name).exists()]
     return {"feature": feature, **known, "words": words, "pictures": there}
 

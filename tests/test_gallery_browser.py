@@ -1,0 +1,138 @@
+"""The page to browse, in a real browser: what it shows, and what happens when it is used."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import record_factory as make
+from PIL import Image
+
+from sae_analysis.comparison import compare
+from sae_analysis.gallery import write_gallery
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1400,900",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Return headless Chromium with nothing remembered."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on the PATH")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    """Open the page of a run of three features, of which the search never fired the second."""
+    pairs = [make.comparison_pair(), make.comparison_pair(synthetic_is_dead=True), make.comparison_pair(potential=20.0)]
+    real, synthetic = make.results_of(pairs)
+    comparison = compare(real, synthetic)
+    names = [f"feature_{index}_{kind}" for index in range(3) for kind in ("comparison", "real", "synthetic")]
+    for name in ("real_vs_synthetic_comparison", "statistics_real", *names):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    browser.get(write_gallery(tmp_path, [real, synthetic, comparison]).as_uri())
+    return browser, comparison
+
+
+def rows(browser):
+    return [row.get_attribute("data-feature") for row in browser.find_elements("css selector", "#rows tr")]
+
+
+def pictures(browser):
+    """Return the names of the pictures shown; each must have been loaded."""
+    script = "return Promise.all([...document.querySelectorAll('#pages img')].map(i => i.decode().then(() => i.alt)))"
+    return browser.execute_script(script)
+
+
+def click(browser, text):
+    browser.find_element("xpath", f"//button[text()='{text}']").click()
+
+
+def look_for(browser, words):
+    box = browser.find_element("id", "search")
+    box.clear()
+    box.send_keys(words)
+
+
+def test_it_opens_on_the_overview_without_a_word_of_complaint(page):
+    browser, _ = page
+    assert rows(browser) == ["0", "1", "2"]
+    assert pictures(browser) == ["real_vs_synthetic_comparison.png"]
+    assert browser.find_element("id", "count").text == "3 of 3 features"
+    assert browser.get_log("browser") == []
+
+
+def test_it_asks_for_nothing_but_its_pictures(page):
+    browser, _ = page
+    pictures(browser)
+    asked = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+    assert all(name.startswith("file:///") and name.endswith(".png") for name in asked)
+
+
+def test_columns_sort_both_ways_and_what_is_missing_stays_last(page):
+    browser, comparison = page
+    realised = {one.feature_idx: one.realised for one in comparison.features}
+    assert realised[1] is None
+    assert realised[2] < realised[0]
+    head = browser.find_element("css selector", "th[data-name=realised]")
+    click(browser, "realised")
+    assert (rows(browser), head.get_attribute("aria-sort")) == (["0", "2", "1"], "descending")
+    click(browser, "realised")
+    assert (rows(browser), head.get_attribute("aria-sort")) == (["2", "0", "1"], "ascending")
+
+
+def test_search_finds_numbers_tokens_and_verdicts(page):
+    browser, comparison = page
+    look_for(browser, "2")
+    assert rows(browser) == ["2"]
+    look_for(browser, "search failed")
+    assert rows(browser) == ["1"]
+    assert browser.find_element("id", "count").text == "1 of 3 features"
+    look_for(browser, "no such word")
+    assert rows(browser) == []
+    look_for(browser, "")
+    verdict = next(one.verdict for one in comparison.features if one.feature_idx == 2)
+    browser.find_element("xpath", f"//option[text()='{verdict}']").click()
+    assert rows(browser) == [str(one.feature_idx) for one in comparison.features if one.verdict == verdict]
+
+
+def test_a_row_shows_its_pictures_and_a_link_to_it_comes_back(page):
+    browser, _ = page
+    browser.find_element("css selector", "#rows tr[data-feature='1']").click()
+    expected = [f"feature_1_{kind}.png" for kind in ("comparison", "real", "synthetic")]
+    assert pictures(browser) == expected
+    assert browser.current_url.endswith("#1")
+    browser.refresh()
+    assert pictures(browser) == expected
+    chosen = browser.find_elements("css selector", "#rows tr[aria-selected=true]")
+    assert [row.get_attribute("data-feature") for row in chosen] == ["1"]
+    browser.find_element("css selector", "#rows tr[data-feature='2']").send_keys("\ue007")  # Enter
+    assert pictures(browser)[0] == "feature_2_comparison.png"
+    click(browser, "the dictionary")
+    assert pictures(browser) == ["statistics_real.png"]
+
+
+@pytest.mark.parametrize(
+    "token", ["</script><script>document.title='owned'</script>", "<img src=x onerror=document.title='owned'>", "&amp;"]
+)
+def test_a_token_is_text_and_never_markup(browser, tmp_path, token):
+    stats = make.stats(0)
+    best = stats.examples[0]
+    tokens = tuple(token if at == best.peak_position else one for at, one in enumerate(best.tokens))
+    hostile = replace(stats, examples=(replace(best, tokens=tokens), *stats.examples[1:]))
+    browser.get(write_gallery(tmp_path, [make.result([hostile])]).as_uri())
+    assert browser.find_element("css selector", "#rows mark").text == token
+    assert browser.title == "SAE features"
