@@ -508,8 +508,8 @@ class Likeness:
     """
 
     same_token: float | None
-    """Share of the synthetic examples that peak on a token which the feature fires on in text, but for case and
-    spaces."""
+    """Share of the strong synthetic examples, of at least half the largest activation, that peak on a token which the
+    feature fires on in text, but for case and spaces."""
 
     residual: float | None
     """Cosine of the residual vectors."""

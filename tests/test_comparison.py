@@ -146,6 +146,8 @@ def test_likeness_is_a_mean_over_pairs():
         ({"potential": 20.0}, "superstimulus"),
         ({"token": "zebra"}, "same meaning in new words"),
         ({"token": "zebra", "residual": (-1.0, 0.0, 0.0), "coactive": ((9, 1.0),), "raised": "else"}, "second sense"),
+        ({"residual": (-1.0, 0.0, 0.0), "coactive": ((12, 1.0),)}, "second sense"),
+        ({"potential": 20.0, "residual": (-1.0, 0.0, 0.0), "coactive": ((12, 1.0),)}, "second sense"),
         ({"behind_text": (0.1, 0.0, 0.2)}, "artefact"),
         ({"is_sink": True}, "artefact"),
         ({"real_is_dead": True}, "never fires in text but can"),
@@ -157,6 +159,32 @@ def test_verdicts(change, verdict):
     found = compare_features(*comparison_pair(**change))
     assert found.verdict == verdict
     assert found.reasons
+
+
+def test_weak_sequences_do_not_say_what_fires_it():
+    real, synthetic = comparison_pair()
+    on_its_token, elsewhere = synthetic.examples
+    weak = replace(elsewhere, max_activation=0.49 * synthetic.max_activation)
+    found = compare_features(real, replace(synthetic, examples=(on_its_token, weak)))
+    assert found.likeness.same_token == 1.0
+
+
+def test_where_no_firing_was_looked_at_tokens_decide():
+    for token, verdict in ((" Ship", "same trigger"), ("zebra", "second sense")):
+        pair = comparison_pair(token=token)
+        plain = (replace(one, examples=tuple(replace(e, firing=None) for e in one.examples)) for one in pair)
+        assert compare_features(*plain).verdict == verdict
+
+
+def test_likeness_is_not_measured_against_next_to_nothing():
+    """Real examples with nothing in common make no other feature's examples alike."""
+    real, synthetic = comparison_pair(residual=(0.1, 1.0, 0.0), coactive=((5, 1.0),))
+    apart = [replace(e.firing, residual=r, coactive=c) for e, r, c in zip(
+        real.examples, ((1.0, 0.05, 0.0), (0.0, 0.05, 1.0)), (((4, 1.0),), ((9, 1.0),)), strict=False)]  # fmt: skip
+    examples = [replace(e, firing=f) for e, f in zip(real.examples, apart, strict=False)]
+    found = compare_features(replace(real, examples=tuple(examples)), synthetic)
+    assert found.likeness.residual > found.likeness.residual_among_real
+    assert found.verdict == "second sense"
 
 
 def test_the_least_realised_comes_first_and_what_never_fired_last(result_pair):

@@ -33,6 +33,9 @@ FLUENT = 6.0
 _SAME = ("model_sha256", "hook", "hook_out", "sae_sha256", "activation_rule")
 """What both analyses must have been run on, by name in their provenance."""
 
+STRONG = 0.5
+"""Share of the strongest sequence's activation from which another counts as strong."""
+
 
 def compare(real: AnalysisResult, synthetic: AnalysisResult) -> ComparisonResult:
     """Compare the features that both analyses describe, the most under-activated first.
@@ -119,7 +122,11 @@ def _likeness(real: FeatureStats, synthetic: FeatureStats) -> Likeness:
     ours, theirs = _firings(does), _firings(could)
     fires_on = {fold(token.token) for token in real.top_tokens} | {fold(_peak_token(one)) for one in does}
     return Likeness(
-        same_token=_mean(fold(_peak_token(one)) in fires_on for one in could),
+        same_token=_mean(
+            fold(_peak_token(one)) in fires_on
+            for one in could
+            if one.max_activation >= STRONG * synthetic.max_activation
+        ),
         residual=_mean(_cosine(a.residual, b.residual) for a in ours for b in theirs),
         residual_among_real=_mean(_cosine(a.residual, b.residual) for a, b in combinations(ours, 2)),
         coactive=_mean(_overlap(dict(a.coactive), dict(b.coactive)) for a in ours for b in theirs),
