@@ -19,6 +19,7 @@ LIGHT = (
     "sae_analysis.comparison",
     "sae_analysis.gallery",
     "sae_analysis.exports",
+    "sae_analysis.reports",
     "sae_analysis.demo",
     "sae_analysis.main",
 )

@@ -1294,7 +1294,7 @@ def test_marks_stand_at_their_values():
 def test_the_overview_holds_any_number_of_features(many, tmp_path):
     pairs = [make.comparison_pair(**[*CHANGES.values()][at % len(CHANGES)]) for at in range(many)]
     result = compare(*make.results_of(pairs))
-    page = comparison_page(result, HEADER)
+    page = comparison_page(result.features, result.token_count, HEADER)
     assert_legible(page)
     assert_margin_is_paper(write_page(page, tmp_path / "page.png"))
     said = words(page, "features")
@@ -1313,7 +1313,7 @@ def test_every_page_of_a_comparison_is_written(tmp_path):
     real, synthetic = make.results_of([make.comparison_pair() for _ in range(2)])
     calls = []
     paths = visualize_comparison(
-        compare(real, synthetic),
+        compare(real, synthetic).features,
         real,
         synthetic,
         tmp_path,

@@ -5,7 +5,7 @@ it all means in ``verdicts``.
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +25,7 @@ from sae_analysis.records import (
     TokenSpan,
 )
 
-__all__ = ["FLUENT", "Interval", "Tail", "compare", "compare_features", "fitted_tail"]
+__all__ = ["FLUENT", "Interval", "Tail", "compare", "compare_all", "compare_features", "fitted_tail"]
 
 FLUENT = 6.0
 """Nats per token up to which a sequence counts as fluent."""
@@ -44,20 +44,28 @@ def compare(real: AnalysisResult, synthetic: AnalysisResult) -> ComparisonResult
         OutputError: they are not a real and a synthetic analysis of one subject, or have no feature in common.
     """
     _check(real.provenance, synthetic.provenance)
-    does, could = real.by_feature(), synthetic.by_feature()
-    common = [feature for feature in does if feature in could]
-    if not common:
-        raise OutputError(
-            f"The real result describes {_listed(does)}, the synthetic one {_listed(could)}: they have none in common. "
-            "Give results of the same features."
-        )
-    features = [compare_features(does[feature], could[feature]) for feature in common]
     return ComparisonResult(
         real=real.provenance,
         synthetic=synthetic.provenance,
         token_count=real.fit.token_count if real.fit else 0,
-        features=tuple(sorted(features, key=lambda one: (one.realised is None, one.realised or 0.0, one.feature_idx))),
+        features=compare_all(real.by_feature(), synthetic.by_feature()),
     )
+
+
+def compare_all(real: Mapping[int, FeatureStats], synthetic: Mapping[int, FeatureStats]) -> tuple[Comparison, ...]:
+    """Compare the features that both describe, the most under-activated first; where they come from is not checked.
+
+    Raises:
+        OutputError: they have no feature in common.
+    """
+    common = [feature for feature in real if feature in synthetic]
+    if not common:
+        raise OutputError(
+            f"The real result describes {_listed(real)}, the synthetic one {_listed(synthetic)}: they have none in "
+            "common. Give results of the same features."
+        )
+    features = [compare_features(real[feature], synthetic[feature]) for feature in common]
+    return tuple(sorted(features, key=lambda one: (one.realised is None, one.realised or 0.0, one.feature_idx)))
 
 
 def compare_features(real: FeatureStats, synthetic: FeatureStats) -> Comparison:

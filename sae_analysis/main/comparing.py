@@ -14,7 +14,7 @@ from sae_analysis.main.arguments import (
     add_subject_options,
     name,
 )
-from sae_analysis.main.running import browse, drawing_of, open_site, print_files, print_rows
+from sae_analysis.main.running import drawing_of, open_site, print_files, print_rows
 from sae_analysis.main.screen import page_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
@@ -78,11 +78,12 @@ def _pictures(
 ) -> list[Path]:
     if options.no_figures:
         return []
+    from sae_analysis.reports import browse
     from sae_analysis.visualizer import visualize_comparison
 
     with page_bar() as advance:
         written = visualize_comparison(
-            found, does, could, options.output, drawing=drawing_of(options), progress=advance
+            found.features, does, could, options.output, drawing=drawing_of(options), progress=advance
         )
     return [*written, browse(found, options.output)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, positive
-from sae_analysis.main.running import browse, drawing_of, print_files
+from sae_analysis.main.running import drawing_of, print_files
 from sae_analysis.main.screen import page_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Read all results before the first picture is drawn."""
     from sae_analysis.artifacts import read_any
     from sae_analysis.files import prepare_folder
+    from sae_analysis.reports import browse
 
     found = [(Path(path), read_any(Path(path))) for path in options.results]
     for path, result in found:
@@ -54,5 +55,5 @@ def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path,
     with page_bar() as advance:
         if isinstance(result, ComparisonResult):
             real, synthetic = (read_result(path.parent / f"{kind}.json") for kind in ("real", "synthetic"))
-            return visualize_comparison(result, real, synthetic, folder, drawing=drawing, progress=advance)
+            return visualize_comparison(result.features, real, synthetic, folder, drawing=drawing, progress=advance)
         return visualize_features(result, folder, result.provenance.analysis, drawing=drawing, progress=advance)

@@ -3,17 +3,15 @@
 import argparse
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.main.screen import hook_bar, page_bar, say
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
     from sae_analysis.reconstruction import Site
-    from sae_analysis.records import AnalysisResult, ComparisonResult, Provenance
+    from sae_analysis.records import AnalysisResult, Provenance
     from sae_analysis.visualizer import Drawing
 
 DEMO_NAMES = {
@@ -77,6 +75,7 @@ def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_p
     """Draw the pages of a result that is written already, unless told not to, and list all files."""
     written = [json_path]
     if not options.no_figures:
+        from sae_analysis.reports import browse
         from sae_analysis.visualizer import visualize_features
 
         with page_bar() as advance:
@@ -96,37 +95,6 @@ def drawing_of(options: argparse.Namespace) -> "Drawing":
         formats=tuple(dict.fromkeys(("png", options.format))),
         processes=options.threads or os.cpu_count() or 1,
     )
-
-
-def browse(result: "AnalysisResult | ComparisonResult", folder: Path) -> Path:
-    """Write the page to browse a folder's pictures by what is known of their features, from all results in it.
-
-    Results of another subject that lie there, or that cannot be read, are left out.
-    """
-    from sae_analysis.artifacts import read_any
-    from sae_analysis.gallery import write_gallery
-
-    known = [result]
-    for kind in {"real", "synthetic", "comparison"} - {_kind_of(result)}:
-        path = folder / f"{kind}.json"
-        if path.exists():
-            with suppress(SAEAnalysisError):
-                other = read_any(path)
-                known += [other] if _subject_of(other) == _subject_of(result) else []
-    return write_gallery(folder, known)
-
-
-def _kind_of(result: "AnalysisResult | ComparisonResult") -> str:
-    from sae_analysis.records import AnalysisResult
-
-    return result.provenance.analysis if isinstance(result, AnalysisResult) else "comparison"
-
-
-def _subject_of(result: "AnalysisResult | ComparisonResult") -> tuple[str, str, str]:
-    from sae_analysis.records import AnalysisResult
-
-    run = result.provenance if isinstance(result, AnalysisResult) else result.real
-    return run.sae_sha256, run.model_sha256, run.hook
 
 
 def print_files(written: Sequence[Path], folder: Path) -> None:

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from sae_analysis.files import prepare_folder, write_whole
-from sae_analysis.records import AnalysisResult, ComparisonResult, FeatureStats
+from sae_analysis.records import AnalysisResult, Comparison, FeatureStats
 from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
 from sae_analysis.visualizer.pages import feature_page, statistics_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
@@ -99,9 +99,7 @@ def visualize_features(
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
-    whole = results if isinstance(results, AnalysisResult) else None
-    features = results.by_feature() if isinstance(results, AnalysisResult) else dict(results)
-    header = Header.of(whole) if whole else Header()
+    features, header = _described(results)
     orders = [
         _Order(f"feature_{index}_{analysis_type}", feature_page, (stats, header, analysis_type))
         for index, stats in features.items()
@@ -111,16 +109,16 @@ def visualize_features(
         orders.append(_Order(f"summary_{page}_{analysis_type}", summary_page, (features, page, header, analysis_type)))
     if any(stats.search for stats in features.values()):
         orders.append(_Order(f"statistics_{analysis_type}", search_page, (features, header)))
-    elif whole and whole.dictionary:
-        about = (whole.dictionary, features, header, analysis_type)
+    elif isinstance(results, AnalysisResult) and results.dictionary:
+        about = (results.dictionary, features, header, analysis_type)
         orders.append(_Order(f"statistics_{analysis_type}", statistics_page, about))
     return _write_all(orders, Path(output_dir), drawing, progress)
 
 
 def visualize_comparison(
-    result: ComparisonResult,
-    real: AnalysisResult,
-    synthetic: AnalysisResult,
+    comparisons: Sequence[Comparison],
+    real: AnalysisResult | Mapping[int, FeatureStats],
+    synthetic: AnalysisResult | Mapping[int, FeatureStats],
     output_dir: str | Path,
     *,
     drawing: Drawing = _DEFAULT,
@@ -128,15 +126,24 @@ def visualize_comparison(
 ) -> list[Path]:
     """Write ``real_vs_synthetic_comparison.png`` and ``feature_N_comparison.png`` for each feature; return their paths.
 
+    The overview keeps the order of ``comparisons``.
+
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
-    header, does, could = Header.of(real), real.by_feature(), synthetic.by_feature()
-    orders = [_Order("real_vs_synthetic_comparison", comparison_page, (result, header))]
-    for one in result.features:
+    (does, header), (could, _) = _described(real), _described(synthetic)
+    token_count = max((stats.token_count for stats in does.values()), default=0)
+    orders = [_Order("real_vs_synthetic_comparison", comparison_page, (comparisons, token_count, header))]
+    for one in comparisons:
         parts = (one, does[one.feature_idx], could[one.feature_idx], header)
         orders.append(_Order(f"feature_{one.feature_idx}_comparison", feature_comparison_page, parts))
     return _write_all(orders, Path(output_dir), drawing, progress)
+
+
+def _described(results: AnalysisResult | Mapping[int, FeatureStats]) -> tuple[Mapping[int, FeatureStats], Header]:
+    if isinstance(results, AnalysisResult):
+        return results.by_feature(), Header.of(results)
+    return results, Header()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
-from sae_analysis.records import Comparison, ComparisonResult, FeatureStats, Likeness, TokenSpan
+from sae_analysis.records import Comparison, FeatureStats, Likeness, TokenSpan
 from sae_analysis.visualizer import examples, plots, searches
 from sae_analysis.visualizer.columns import INNER_WIDTH, PANEL_GAP, TINT, Column, title_of
 from sae_analysis.visualizer.curves import Axis, draw_chart, draw_dots, draw_steps
@@ -216,22 +216,27 @@ def _effects(column: Column, title: str, stats: FeatureStats, colour: Colour) ->
 
 
 def comparison_page(
-    result: ComparisonResult, header: Header | None = None, *, theme: Theme = LIGHT, dpi: int = 150
+    features: Sequence[Comparison],
+    token_count: int,
+    header: Header | None = None,
+    *,
+    theme: Theme = LIGHT,
+    dpi: int = 150,
 ) -> Page:
     """Return the overview: every feature's real maximum against its synthetic one, the least realised first."""
     sheet = Sheet(theme)
-    page = title_of(sheet, "Real beside synthetic", [_overview(result)], header or Header())
-    found = [(one, one.realised) for one in result.features if one.realised is not None]
+    page = title_of(sheet, "Real beside synthetic", [_overview(features, token_count)], header or Header())
+    found = [(one, one.realised) for one in features if one.realised is not None]
     if found:
         _all_realised(page, found)
-    shown = result.features[:_ROWS]
+    shown = features[:_ROWS]
     with sheet.panel("features"):
         said = (
             "bar: real maximum, thick mark: fluent sequences (at most 6 nats per token), thin one: synthetic maximum; "
         )
         said += "line: where the maximum of another text as long would be, nine times out of ten"
-        if len(result.features) > len(shown):
-            said += f"; the {len(shown)} least realised of {count(len(result.features))}"
+        if len(features) > len(shown):
+            said += f"; the {len(shown)} least realised of {count(len(features))}"
         page.heading("Feature by feature", said)
         _row_head(page)
         for one in shown:
@@ -239,9 +244,9 @@ def comparison_page(
     return sheet.finish(page.y + MARGIN / 2, dpi)
 
 
-def _overview(result: ComparisonResult) -> str:
-    verdicts = Counter(one.verdict for one in result.features)
-    said = f"{counted(len(result.features), 'feature')} on {counted(result.token_count, 'token')}: "
+def _overview(features: Sequence[Comparison], token_count: int) -> str:
+    verdicts = Counter(one.verdict for one in features)
+    said = f"{counted(len(features), 'feature')} on {counted(token_count, 'token')}: "
     return said + ", ".join(f"{count(many)} {verdict}" for verdict, many in verdicts.most_common())
 
 
