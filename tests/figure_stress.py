@@ -9,10 +9,13 @@ import numpy as np
 import record_factory as make
 from PIL import Image
 
+from sae_analysis.comparison import compare_all, compare_features
 from sae_analysis.records import FeatureStats, Histogram, Relaxation
 from sae_analysis.visualizer import (
     Header,
     Page,
+    comparison_page,
+    feature_comparison_page,
     feature_page,
     search_page,
     statistics_page,
@@ -165,6 +168,40 @@ def _search_pages(header: Header) -> Iterator[tuple[str, Callable[[], Page]]]:
     yield "search-nothing", lambda: search_page({7: hostile_searches()["nothing-recorded"]}, header)
 
 
+def hostile_comparisons() -> dict[str, tuple[FeatureStats, FeatureStats]]:
+    """Return features on text and as searched for, by name: each hostile side beside a usual one, and both together."""
+
+    def fires(stats: FeatureStats) -> FeatureStats:
+        looked_at = [replace(example, firing=make.firing()) for example in stats.examples[:3]]
+        return replace(stats, examples=(*looked_at, *stats.examples[3:]))
+
+    real, synthetic = make.comparison_pair()
+    found = {
+        "usual": {}, "superstimulus": {"potential": 20.0}, "falls-short": {"potential": 4.0}, "sink": {"is_sink": True},
+        "never-in-text": {"real_is_dead": True}, "failed": {"synthetic_is_dead": True}, "hugely": {"potential": 3e7},
+        "dead": {"real_is_dead": True, "synthetic_is_dead": True}, "elsewhere": {"token": "zebra"},
+        "second-sense": {"token": "zebra", "residual": (-1.0, 0.0, 0.0), "coactive": ((9, 1.0),), "raised": "水|ال"},
+        "narrow": {"behind_text": (0.1, 0.0, 0.2)},
+    }  # fmt: skip
+    named = {name: make.comparison_pair(**change) for name, change in found.items()}
+    named |= {f"text-{name}": (fires(stats), synthetic) for name, stats in hostile_features().items()}
+    named |= {f"search-{name}": (real, fires(stats)) for name, stats in hostile_searches().items()}
+    for name in ("scripts", "odd-tokens", "fifty-examples", "tiny", "below-zero"):
+        named[f"both-{name}"] = (fires(hostile_features()[name]), fires(hostile_searches()[name]))
+    close = replace(real, max_activation=11.9)
+    return named | {"marks-close-together": (close, make.comparison_pair(potential=12.0)[1])}
+
+
+def _comparison_pages(header: Header) -> Iterator[tuple[str, Callable[[], Page]]]:
+    for name, (real, synthetic) in hostile_comparisons().items():
+        one = compare_features(real, synthetic)
+        yield f"comparison-{name}", lambda one=one, pair=(real, synthetic): feature_comparison_page(one, *pair, header)
+    pairs = [*hostile_comparisons().values()] * 3
+    many = compare_all(*({at: replace(pair[side], feature_idx=at) for at, pair in enumerate(pairs)} for side in (0, 1)))
+    for number in (1, 2, 8, len(pairs)):
+        yield f"overview-{number}", lambda number=number: comparison_page(many[:number], 1_000_000, header)
+
+
 def pages() -> Iterator[tuple[str, Callable[[], Page]]]:
     """Yield the name of each page and what draws it."""
     header = Header.of(make.result())
@@ -190,6 +227,7 @@ def pages() -> Iterator[tuple[str, Callable[[], Page]]]:
                            dense_count=0, decoder_norm=narrow, l0_by_position=(0.0,) * 16)  # fmt: skip
     yield "statistics-all-dead", lambda: statistics_page(dead, {}, header)
     yield from _search_pages(replace(header, corpus="", fit=None))
+    yield from _comparison_pages(header)
 
 
 def as_seen(picture: Image.Image, eye: str) -> Image.Image:
@@ -207,7 +245,14 @@ def main(folder: Path) -> None:
     """Draw all pages, and the usual one as others see it."""
     for name, draw in pages():
         write_page(draw(), folder / f"{name}.png")
-    for name in ("feature-both-signs", "summary-hostile-1", "feature-searched-doubtful", "search"):
+    for name in (
+        "feature-both-signs",
+        "summary-hostile-1",
+        "feature-searched-doubtful",
+        "search",
+        "comparison-usual",
+        "overview-8",
+    ):
         with Image.open(folder / f"{name}.png") as picture:
             for eye in ("grey", "half", *COLOUR_VISION):
                 as_seen(picture, eye).save(folder / f"{name}-{eye}.png")

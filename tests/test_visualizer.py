@@ -32,6 +32,7 @@ from sae_analysis.visualizer import (
     feature_comparison_page,
     feature_page,
     fonts,
+    plots,
     search_page,
     statistics_page,
     summary_page,
@@ -41,7 +42,7 @@ from sae_analysis.visualizer import (
 )
 from sae_analysis.visualizer import tokens as tokens_module
 from sae_analysis.visualizer.examples import MOST_LINES, activation_scale
-from sae_analysis.visualizer.plots import bin_position
+from sae_analysis.visualizer.plots import apart, bin_position
 from sae_analysis.visualizer.sheet import Box
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY
 from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour, mix
@@ -132,7 +133,7 @@ def test_count(value, text):
 
 
 def test_examples_in_the_documentation_of_numbers():
-    assert doctest.testmod(digits).failed == 0
+    assert doctest.testmod(digits).failed == doctest.testmod(plots).failed == 0
 
 
 # Fonts
@@ -1287,7 +1288,29 @@ def test_marks_stand_at_their_values():
     while edges[-1] <= 20.0:
         edges.append(edges[-1] ** 2 / edges[-2])
     at = (bin_position(edges, 20.0) - left) / (right - left)
-    assert letter.box.x == pytest.approx(PAGE_WIDTH * (area.x0 + at * area.width) + 2.5, abs=0.1)
+    middle = letter.box.x + letter.box.width / 2
+    assert middle == pytest.approx(PAGE_WIDTH * (area.x0 + at * area.width), abs=0.1)
+
+
+@given(st.lists(st.floats(0, 100), max_size=6).map(sorted), st.floats(0.1, 20))
+def test_letters_stand_apart_and_no_further_than_they_must(places, gap):
+    found = apart(places, gap)
+    assert all(right - left >= gap - 1e-9 for left, right in pairwise(found))
+    for at, (there, wanted) in enumerate(zip(found, places, strict=True)):
+        is_free = all(abs(other - wanted) >= gap * len(places) for k, other in enumerate(places) if k != at)
+        assert abs(there - wanted) <= (1e-9 if is_free else gap * len(places) / 2)
+
+
+def test_letters_of_marks_that_lie_close_are_read_apart():
+    one, real, synthetic = compared(potential=10.1)
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    letters = {item.text: item.box for item in page.lettering if item.panel == "activation histogram" and item.bold}
+    boxes = sorted((box for text, box in letters.items() if text in "RSF"), key=lambda box: box.x)
+    assert len(boxes) == 3
+    assert all(left.x + left.width <= right.x for left, right in pairwise(boxes))
+    [bars] = [page.plots["activation histogram"].get_position()]
+    height = page.figure.get_figheight() * 72
+    assert all(box.bottom <= height * (1 - bars.y1) for box in boxes), "above the bars, not on them"
 
 
 @pytest.mark.parametrize("many", [1, 8, 200])
@@ -1306,7 +1329,8 @@ def test_the_overview_holds_any_number_of_features(many, tmp_path):
     if any(one.realised for one in result.features):
         [dots] = [line for line in page.plots["realised"].lines if line.get_marker() == "o"]
         known = [one.realised for one in result.features if one.realised is not None]
-        assert dots.get_ydata().tolist() == known
+        assert dots.get_ydata().tolist() == [min(value, 1.5) for value in known]
+        assert ("stands at the upper edge" in words(page, "realised")) == (max(known) > 1.5)
 
 
 def test_every_page_of_a_comparison_is_written(tmp_path):

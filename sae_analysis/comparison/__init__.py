@@ -133,7 +133,7 @@ def _likeness(real: FeatureStats, synthetic: FeatureStats) -> Likeness:
         same_token=_mean(
             fold(_peak_token(one)) in fires_on
             for one in could
-            if one.max_activation >= STRONG * synthetic.max_activation
+            if one.max_activation > 0 and one.max_activation >= STRONG * synthetic.max_activation
         ),
         residual=_mean(_cosine(a.residual, b.residual) for a in ours for b in theirs),
         residual_among_real=_mean(_cosine(a.residual, b.residual) for a, b in combinations(ours, 2)),

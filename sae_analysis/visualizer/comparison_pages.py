@@ -35,6 +35,12 @@ _BAR_FROM, _BAR_WIDTH = 30.0, 112.0
 _BAR_END = 1.25
 """Realised fraction at which a bar is cut."""
 
+_CHART_END = 1.5
+"""Realised fraction at which the chart of all features ends."""
+
+_LEAST_PART = 1e-3
+"""Fraction below which its size says nothing more."""
+
 
 # --- one feature ---------------------------------------------------------------------------------------------------
 
@@ -75,27 +81,33 @@ def feature_comparison_page(
 def _answer(comparison: Comparison) -> list[Part]:
     said = [comparison.verdict]
     if comparison.realised is not None:
-        said.append(f"text reaches {share(comparison.realised)} of what the search found")
+        said.append(f"text reaches {_part(comparison.realised)} of what the search found")
     return ["; ".join([*said, *comparison.reasons[:1]])]
 
 
 def _facts(comparison: Comparison) -> list[Fact]:
     low, high = comparison.realised_low, comparison.realised_high
-    between = "" if low is None or high is None else f"{share(low)} to {share(high)}"
-    until = comparison.tokens_until
+    between = _between(low, high, " to ")
+    until, behind = comparison.tokens_until, comparison.behind_text
     return [
         ("real maximum", number(comparison.real_max), _if(comparison.excerpt_max, "cut short {}")),
         ("synthetic maximum", number(comparison.synthetic_max), _if(comparison.fluent_max, "fluent {}")),
-        ("realised", "–" if comparison.realised is None else share(comparison.realised), between),
-        ("tokens to meet it", _tokens(until and until.median), _span(until)),
+        ("realised", _part(comparison.realised), between),
+        ("tokens to meet it", _tokens(until.median) if until else "–", _span(until)),
         ("as fluent as text", number(comparison.as_fluent_max), ""),
         ("one token alone", number(comparison.single_token_max), ""),
-        (
-            "behind other text",
-            "–" if comparison.behind_text is None else share(comparison.behind_text),
-            "is left (median)",
-        ),
+        ("behind other text", _part(behind), "" if behind is None else "is left (median)"),
     ]
+
+
+def _part(value: float | None) -> str:
+    return "<0.1 %" if value is not None and 0 < value < _LEAST_PART else share(value)
+
+
+def _between(low: float | None, high: float | None, joint: str) -> str:
+    if low is None or high is None:
+        return ""
+    return joint.join(dict.fromkeys((_part(low), _part(high))))
 
 
 def _if(value: float | None, said: str) -> str:
@@ -107,7 +119,7 @@ def _tokens(value: float | None) -> str:
 
 
 def _span(until: TokenSpan | None) -> str:
-    return "too few firings to say" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
+    return "too few firings" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
 
 
 def _examples(column: Column, title: str, stats: FeatureStats, scale: float, *, first_row: int) -> None:
@@ -253,12 +265,13 @@ def _overview(features: Sequence[Comparison], token_count: int) -> str:
 def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> None:
     theme = page.sheet.theme
     with page.sheet.panel("realised"):
-        page.heading(
-            "Realised fraction", "real maximum / synthetic maximum, least first; line: nine tenths of other texts"
-        )
-        points = [(float(rank), value) for rank, (_, value) in enumerate(found, 1)]
+        said = "real maximum / synthetic maximum, least first; line: nine tenths of other texts"
+        if any(value > _CHART_END for _, value in found):
+            said += f"; what is above {100 * _CHART_END:.0f} % stands at the upper edge"
+        page.heading("Realised fraction", said)
+        points = [(float(rank), min(value, _CHART_END)) for rank, (_, value) in enumerate(found, 1)]
         spans = [
-            (rank, one.realised_low, one.realised_high)
+            (rank, min(one.realised_low, _CHART_END), min(one.realised_high, _CHART_END))
             for rank, (one, _) in enumerate(found, 1)
             if one.realised_low is not None and one.realised_high is not None
         ]
@@ -317,13 +330,11 @@ def _set_row(page: Column, one: Comparison) -> None:
             fluent = at(one.fluent_max / one.synthetic_max)
             sheet.rectangle(Box(fluent - 1.2, box.y + 2, 2.4, _ROW - 4), theme.synthetic)
     until = one.tokens_until
-    between = ""
-    if one.realised_low is not None and one.realised_high is not None:
-        between = f"{share(one.realised_low)}–{share(one.realised_high)}"
+    between = _between(one.realised_low, one.realised_high, "–")
     values = (
         number(one.real_max),
         number(one.synthetic_max),
-        "–" if one.realised is None else share(one.realised),
+        _part(one.realised),
         between,
         "" if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
     )

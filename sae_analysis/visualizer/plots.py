@@ -60,6 +60,10 @@ class Look:
     they lie, unless that is too far."""
 
 
+_LETTERS = SMALL + 3
+"""Room above a histogram for the letters of its marks."""
+
+
 def bin_position(edges: Sequence[float], value: float) -> float:
     """Return where a value lies in units of bins; inside a bin of one sign the way bins grow, geometrically."""
     index = min(max(bisect_right(edges, value) - 1, 0), len(edges) - 2)
@@ -146,7 +150,8 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
     first, last = min([first, *places]), max([last, *(place + 1 for place in places)])
     tallest = max(histogram.counts)
     below = AXIS_BELOW + (_RUG if look.rug else 0.0)
-    area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - below)
+    above = _LETTERS if marks else 0.0
+    area = Box(box.x + AXIS_LEFT, box.y + above, box.width - AXIS_LEFT, box.height - below - above)
     floor, ceiling = (_LOG_FLOOR, max(10, tallest) ** 1.03) if look.log_counts else (0.0, tallest * _CEILING)
 
     def draw(axes: Axes) -> None:
@@ -172,14 +177,32 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
 
     choices = _tick_choices(histogram.edges, first, last, exponents=look.exponents)
     labels_below(sheet, area, ([place(value) for value in values] for values in choices), _RUG if look.rug else 0.0)
-    for row, (value, colour, letter) in enumerate(marks):  # one below the other, for they may lie close
-        x, top = area.x + (bin_position(histogram.edges, value) - first) * scale, area.y + row * (SMALL + 1)
-        sheet.rectangle(Box(x - 0.5, top, 1.0, area.bottom - top), colour)
-        sheet.text(x + 2.5, top + SMALL, letter, colour=colour, bold=True)
+    lines = sorted((area.x + (at - first) * scale, mark) for at, mark in zip(places, marks, strict=True))
+    letters = apart([x for x, _ in lines], SMALL)
+    for (x, (_, colour, letter)), middle in zip(lines, letters, strict=True):
+        line = Box(x - 0.5, area.y - 1.5, 1.0, area.height + 1.5)
+        sheet.rectangle(
+            Box(line.x - 0.6, line.y, line.width + 1.2, line.height), sheet.theme.paper
+        )  # parts it from bars
+        sheet.rectangle(line, colour)
+        sheet.text(middle, area.y - 3.5, letter, colour=colour, bold=True, align="centre")
     for value in look.rug:
         x = area.x + (bin_position(histogram.edges, value) - first) * scale
         if area.x - 0.1 <= x <= area.right + 0.1:
             sheet.rectangle(Box(x - 0.3, area.bottom + 0.5, 0.6, _RUG - 0.5), sheet.theme.ink)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Return ascending places moved so that no two are closer than a gap, and none further than it must be.
+
+    >>> apart([10.0, 12.0, 40.0], 8.0)
+    [7.0, 15.0, 40.0]
+    """
+    pushed, pulled = list(places), list(places)
+    for at in range(1, len(places)):
+        pushed[at] = max(pushed[at], pushed[at - 1] + gap)
+        pulled[-at - 1] = min(pulled[-at - 1], pulled[-at] - gap)
+    return [(right + left) / 2 for right, left in zip(pushed, pulled, strict=True)]
 
 
 def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
