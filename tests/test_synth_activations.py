@@ -372,6 +372,17 @@ def test_no_sequence_is_tried_twice_while_there_are_new_ones(model, vocabulary, 
     assert len(set(rows)) > 0.99 * len(rows), "all but what populations begin with, and sweeps"
 
 
+def test_no_token_is_tried_that_is_not_allowed(model, vocabulary, monkeypatch):
+    """Not the one of id 0 either, which fills slots that are empty."""
+    tried, score = set(), Evaluator.score
+    monkeypatch.setattr(
+        Evaluator, "score", lambda self, ids, *rest: (tried.update(ids.flatten().tolist()), score(self, ids, *rest))[1]
+    )
+    searched(model, vocabulary, settings=replace(SHORT, fluency=0.6))
+    assert tried
+    assert tried <= set(vocabulary.ids.tolist())
+
+
 def test_everything_found_is_text_and_worth_what_is_said(model, vocabulary):
     found, evaluator = searched(model, vocabulary)
     for place, sequences in enumerate(found.values()):
@@ -463,8 +474,10 @@ def test_real_text_is_begun_with_and_said_to_be(model, vocabulary):
 
 
 def test_every_stage_leaves_its_name(model, vocabulary):
-    found, _ = searched(model, vocabulary, tuple(range(0, 32)), replace(SHORT, budget=3_500, patience=1))
-    names = {one.provenance for sequences in found.values() for one in sequences}
+    names = set()
+    for seed in (0, 1):
+        found, _ = searched(model, vocabulary, settings=replace(SHORT, seed=seed))
+        names |= {one.provenance for sequences in found.values() for one in sequences}
     assert names == {"single tokens", "random", "relaxed", "model text", "another feature"}
 
 

@@ -34,6 +34,7 @@ class Population:
     def __init__(self, features: int, slots: int, length: int, candidates: int) -> None:
         """Begin empty; ``candidates`` tokens to try are kept for each place of a sequence."""
         self.ids = np.zeros((features, slots, length), np.int64)
+        self.has_held = np.zeros((features, slots), bool)
         self.value = np.full((features, slots), -np.inf)
         self.position = np.zeros((features, slots), np.int64)
         """Where each fires."""
@@ -53,8 +54,20 @@ class Population:
         """Return a feature's sequences."""
         return {tuple(ids) for ids in self.ids[place][self.value[place] > -np.inf].tolist()}
 
+    def mates(self, places: np.ndarray) -> Ids:
+        """Return the sequences of features that have had any, to cross with ``[places, slots, seq]``.
+
+        What stood in a slot before it was emptied is still good to cross with. In the place of a slot that never held
+        one stands another's sequence.
+        """
+        held = self.has_held[places]
+        first = np.argsort(~held, axis=1, kind="stable")
+        turn = np.arange(held.shape[1]) % held.sum(axis=1, keepdims=True)
+        return self.ids[places[:, None], first[np.arange(len(places))[:, None], turn]]
+
     def put(self, place: int, slot: int, ids: Ids, value: float, position: int) -> None:
         """Replace what is in a slot; what else is known of it is the caller's to say."""
         self.ids[place, slot], self.value[place, slot], self.position[place, slot] = ids, value, position
+        self.has_held[place, slot] = True
         self.cross_entropy[place, slot] = np.nan
         self.has_promising[place, slot] = False

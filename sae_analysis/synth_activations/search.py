@@ -276,7 +276,7 @@ class Search:
         parents = Parents(
             place=np.full(len(places), shared) if shared else anywhere,
             last=last,
-            mates=population.ids[places],
+            mates=population.mates(places),
             **self._tokens_to_try(population, places, slots),
         )
         # What a beginning that is run once saves is spent on more children.
