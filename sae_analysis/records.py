@@ -208,6 +208,9 @@ class FeatureSearch:
     behind_text: tuple[float, ...] = ()
     """Activation of ``shortest`` behind each of some texts that the model wrote, as a share of its own."""
 
+    ceiling: float | None = None
+    """Largest pre-activation that any input of the SAE could give; None where the SAE does not norm its input."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureStats:
@@ -516,6 +519,11 @@ class Likeness:
 
     residual_among_real: float | None
 
+    length_real: float | None
+    """Mean norm of the residual vectors."""
+
+    length_synthetic: float | None
+
     coactive: float | None
     """Weighted Jaccard index of the other features that are active."""
 
@@ -578,6 +586,9 @@ class Comparison:
 
     single_token_max: float | None
     """What the best single token gives."""
+
+    ceiling: float | None
+    """Largest pre-activation that any input of the SAE could give; None where the SAE does not norm its input."""
 
     behind_text: float | None
     """Share of its activation that the shortest sequence keeps behind other text, median."""

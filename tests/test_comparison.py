@@ -114,6 +114,9 @@ def test_numbers_are_those_of_the_two_analyses():
     assert found.fluent_max == max(fluent)
     assert found.excerpt_max == synthetic.search.excerpts[0].max_activation
     assert found.single_token_max == synthetic.search.single_token[1]
+    assert found.ceiling is None
+    capped = replace(synthetic, search=replace(synthetic.search, ceiling=31.0))
+    assert compare_features(real, capped).ceiling == 31.0
     assert found.behind_text == pytest.approx(np.median(synthetic.search.behind_text))
 
 
@@ -134,6 +137,8 @@ def test_likeness_is_a_mean_over_pairs():
 
     assert likeness.residual == pytest.approx(np.mean([cosine(a, b) for a in ours for b in theirs]))
     assert likeness.residual_among_real == pytest.approx(cosine(*ours))
+    assert likeness.length_real == pytest.approx(np.mean([np.linalg.norm(one.residual) for one in ours]))
+    assert likeness.length_synthetic == pytest.approx(np.mean([np.linalg.norm(one.residual) for one in theirs]))
     assert likeness.coactive == pytest.approx(np.mean([jaccard(a, b) for a in ours for b in theirs]))
     assert likeness.divergence_real == pytest.approx(np.mean([one.ablation.divergence for one in ours]))
     assert likeness.same_token == pytest.approx(0.5), "one on ' Ship', one on a word of its own"

@@ -15,6 +15,7 @@ from torch import nn
 from sae_analysis.errors import FitError, SAEFormatError
 from sae_analysis.sae_interface import (
     AbsTopK,
+    Centring,
     ConstantNorm,
     Gated,
     GroupMax,
@@ -356,6 +357,23 @@ def test_widths_that_differ_make_a_transcoder():
     expected = features @ sae.decoder_weights + sae.model.b_dec + x @ sae.model.W_skip
     torch.testing.assert_close(sae.decode(features, x), expected)
     assert sae.get_info()["output_dim"] == 4
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(), ConstantNorm()], ids=str)
+@pytest.mark.parametrize("subtract_b_dec", [True, False])
+def test_no_input_gives_more_than_the_ceiling_and_one_gives_it(norm, subtract_b_dec):
+    sae = random_sae(ReLU(), input_norm=norm, subtract_b_dec=subtract_b_dec)
+    inner, x = sae._sae, 30 * drawn(3)(5_000, D_IN) + 2
+    ceiling = torch.tensor([sae.ceiling_of(feature) for feature in range(N_FEATURES)])
+    assert (inner.pre_activation(x) <= ceiling + 1e-4).all()
+    columns = inner.W_enc - inner.W_enc.mean(dim=0) if isinstance(norm, LayerNorm) else inner.W_enc
+    best = inner.pre_activation(100 * columns.T).diagonal()
+    torch.testing.assert_close(best, ceiling, rtol=1e-4, atol=1e-4)
+
+
+def test_an_input_that_is_not_normed_has_no_ceiling():
+    assert random_sae(ReLU()).ceiling_of(3) is None
+    assert random_sae(ReLU(), input_norm=Centring()).ceiling_of(3) is None
 
 
 def test_a_transcoder_may_have_one_width():

@@ -1264,6 +1264,7 @@ def test_numbers_on_the_page_are_those_of_the_comparison():
     shown.append(f"{digits.share(one.realised_low)} to {digits.share(one.realised_high)}")
     likeness = one.likeness
     shown.append(f"{digits.number(likeness.residual)} ({digits.number(likeness.residual_among_real)})")
+    shown.append(f"{digits.number(likeness.length_synthetic)} ({digits.number(likeness.length_real)})")
     for stats in (real, synthetic):
         ablation = stats.examples[0].firing.ablation
         shown.append(f"divergence {digits.number(ablation.divergence)} nats")
@@ -1273,6 +1274,13 @@ def test_numbers_on_the_page_are_those_of_the_comparison():
     drawn = {(x, y) for line in fluency.lines for x, y in zip(*line.get_data(), strict=True)}
     for example in (*synthetic.search.excerpts, *synthetic.search.frontier):
         assert (example.synthesis.cross_entropy, example.max_activation) in drawn
+
+
+def test_a_ceiling_is_said_where_there_is_one():
+    one, real, synthetic = compared()
+    assert "ceiling" not in words(feature_comparison_page(one, real, synthetic, HEADER))
+    page = feature_comparison_page(replace(one, ceiling=31.25), real, synthetic, HEADER)
+    assert f"ceiling {digits.number(31.25)}" in words(page)
 
 
 def test_marks_stand_at_their_values():

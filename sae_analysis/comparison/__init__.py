@@ -94,6 +94,7 @@ def compare_features(real: FeatureStats, synthetic: FeatureStats) -> Comparison:
         tokens_until=_span(tail, potential),
         tokens_until_fluent=None if fluent is None else _span(tail, fluent),
         single_token_max=search.single_token[1] if search else None,
+        ceiling=search.ceiling if search else None,
         behind_text=behind_text,
         likeness=likeness,
     )
@@ -137,6 +138,8 @@ def _likeness(real: FeatureStats, synthetic: FeatureStats) -> Likeness:
         ),
         residual=_mean(_cosine(a.residual, b.residual) for a in ours for b in theirs),
         residual_among_real=_mean(_cosine(a.residual, b.residual) for a, b in combinations(ours, 2)),
+        length_real=_mean(float(np.linalg.norm(one.residual)) for one in ours),
+        length_synthetic=_mean(float(np.linalg.norm(one.residual)) for one in theirs),
         coactive=_mean(_overlap(dict(a.coactive), dict(b.coactive)) for a in ours for b in theirs),
         coactive_among_real=_mean(_overlap(dict(a.coactive), dict(b.coactive)) for a, b in combinations(ours, 2)),
         raised=_mean(_shared(a.ablation.raised, b.ablation.raised) for a in ours for b in theirs),

@@ -37,7 +37,7 @@ def judge(
     if not is_alike:
         return "second sense", reasons
     if realised is not None and realised < SUPERSTIMULUS:
-        return "superstimulus", (f"real text reaches {100 * realised:.0f} % of it", *reasons)
+        return "superstimulus", (f"real text reaches {100 * realised:.0f} % of it", *_length(likeness), *reasons)
     return "same trigger" if _is_same_token(likeness) else "same meaning in new words", reasons
 
 
@@ -68,6 +68,13 @@ def _alike(likeness: Likeness) -> tuple[bool, tuple[str, ...]]:
     if not shares:  # nothing was measured where it fires
         return _is_same_token(likeness), tuple(reasons)
     return sum(shares.values()) / len(shares) >= ALIKE, tuple(reasons)
+
+
+def _length(likeness: Likeness) -> tuple[str, ...]:
+    """Return how much of a superstimulus is the size of the residual vector, not its direction."""
+    if not likeness.length_real or likeness.length_synthetic is None:
+        return ()
+    return (f"residual vectors are {likeness.length_synthetic / likeness.length_real:.2f} times as long there",)
 
 
 def _is_same_token(likeness: Likeness) -> bool:

@@ -272,6 +272,11 @@ class UnifiedSAEInterface:
         """Whether single features can be encoded without the others."""
         return isinstance(self._sae, SparseAutoencoder) and self._sae.is_separable
 
+    def ceiling_of(self, feature: int) -> float | None:
+        """Return the largest pre-activation that any input gives a feature; None where nothing bounds it."""
+        ceiling = self._sae.ceiling() if isinstance(self._sae, SparseAutoencoder) else None
+        return None if ceiling is None else float(ceiling[feature])
+
     def decode(
         self, features: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:

@@ -43,6 +43,10 @@ class InputNorm:
         shift, _, multiplier = self.moments(x)
         return reconstruction * multiplier + shift
 
+    def longest(self, d_in: int) -> tuple[float, bool] | None:  # noqa: ARG002 - for those that do bound it
+        """Return a norm that no vector exceeds afterwards, and whether entries sum to zero; None without a bound."""
+        return None
+
     def __str__(self) -> str:
         """Return the name, for reports."""
         return type(self).__name__
@@ -68,6 +72,10 @@ class LayerNorm(InputNorm):
         deviation = (x - mean).std(dim=-1, keepdim=True)
         return Moments(mean, deviation + 1e-5, deviation)
 
+    def longest(self, d_in: int) -> tuple[float, bool]:
+        """Return sqrt(d_in - 1): the sum of squares over the unbiased variance."""
+        return (d_in - 1) ** 0.5, True
+
 
 class ConstantNorm(InputNorm):
     """Scales each vector to the norm sqrt(d_in)."""
@@ -76,6 +84,10 @@ class ConstantNorm(InputNorm):
         """Return the ratio of the vector's norm to sqrt(d_in)."""
         scale = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
         return Moments(0.0, scale, scale)
+
+    def longest(self, d_in: int) -> tuple[float, bool]:
+        """Return sqrt(d_in)."""
+        return d_in**0.5, False
 
 
 # --- the SAE -------------------------------------------------------------------------------------------------------
@@ -144,6 +156,19 @@ class SparseAutoencoder(nn.Module):
             x = x - self.b_dec
         flat = torch.addmm(self.b_enc, x.reshape(-1, x.shape[-1]), self.W_enc)
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+    def ceiling(self) -> Float[Tensor, " d_sae"] | None:
+        """Return the largest pre-activation that any input gives each feature; None where the input is not normed.
+
+        The encoder's column takes at most its own norm times that of what it sees (Cauchy and Schwarz).
+        """
+        bound = self.input_norm.longest(self.W_enc.shape[0]) if self.input_norm else None
+        if bound is None:
+            return None
+        norm, sums_to_zero = bound
+        columns = self.W_enc - self.W_enc.mean(dim=0) if sums_to_zero else self.W_enc
+        shift = self.b_dec @ self.W_enc if self.subtract_b_dec else 0.0
+        return norm * columns.norm(dim=0) + self.b_enc - shift
 
     def encode(
         self, x: Float[Tensor, "*batch d_in"]

@@ -73,6 +73,7 @@ class Reporter:
                 relaxation=_relaxation(searched.relaxation),
                 excerpts=tuple(sorted(excerpts, key=_strength, reverse=True)),
                 behind_text=self._behind_text(shortest, feature) if shortest else (),
+                ceiling=self._reader.ceiling_of(feature),
             ),
         )
 

@@ -72,6 +72,10 @@ class Reader:
         self.usual_norm = self._usual_norm(vocabulary)
         """Median norm of the activations of tokens that have many before them."""
 
+    def ceiling_of(self, feature: int) -> float | None:
+        """Return the largest pre-activation that any input of the SAE gives; None where nothing bounds it."""
+        return self._site.sae.ceiling_of(feature)
+
     def read(self, ids: Sequence[int], feature: int) -> Reading:
         """Read one sequence, alone in its batch.
 

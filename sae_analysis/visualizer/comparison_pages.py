@@ -95,7 +95,7 @@ def _facts(comparison: Comparison) -> list[Fact]:
         ("realised", _part(comparison.realised), between),
         ("tokens to meet it", _tokens(until.median) if until else "–", _span(until)),
         ("as fluent as text", number(comparison.as_fluent_max), ""),
-        ("one token alone", number(comparison.single_token_max), ""),
+        ("one token alone", number(comparison.single_token_max), _if(comparison.ceiling, "ceiling {}")),
         ("behind other text", _part(behind), "" if behind is None else "is left (median)"),
     ]
 
@@ -201,6 +201,9 @@ def _likeness(column: Column, likeness: Likeness) -> None:
             assert value is not None, "filtered above"
             said = number(value) + ("" if among is None else f" ({number(among)})")
             column.row(partial(words, name), said, min(1.0, value), column.sheet.theme.faint, 62.0)
+        if likeness.length_real and likeness.length_synthetic is not None:
+            said = f"{number(likeness.length_synthetic)} ({number(likeness.length_real)})"
+            column.row(partial(words, "residual vectors, length"), said, 0.0, column.sheet.theme.faint, 62.0)
         if not known:
             column.caption("Nothing to show: there is nothing to compare.")
     column.y += PANEL_GAP
