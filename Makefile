@@ -12,7 +12,7 @@ setup: .venv/.complete
 	touch $@
 
 demo: setup
-	$(BIN)/python main.py real
+	$(BIN)/python main.py compare --features random:8
 
 test: setup
 	$(BIN)/python test.py -n auto

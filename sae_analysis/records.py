@@ -560,6 +560,9 @@ class Comparison:
     synthetic_max: float
     """Largest activation that the search found."""
 
+    other_seeds: tuple[float, ...]
+    """What searches with other seeds found, where they were given."""
+
     fluent_max: float | None
     """The same among sequences of at most 6 nats per token."""
 

@@ -209,6 +209,17 @@ def result_pair():
     return results_of([comparison_pair(), comparison_pair(potential=20.0), comparison_pair(synthetic_is_dead=True)])
 
 
+def test_other_seeds_say_how_much_is_chance(result_pair):
+    real, synthetic = result_pair
+    other = replace(synthetic, features=tuple(replace(stats, max_activation=11.5) for stats in synthetic.features[:2]))
+    found = {one.feature_idx: one for one in compare(real, synthetic, [other, other]).features}
+    assert {feature: one.other_seeds for feature, one in found.items()} == {0: (11.5, 11.5), 1: (11.5, 11.5), 2: ()}
+    assert found[0].synthetic_max == synthetic.features[0].max_activation
+    stranger = replace(other, provenance=replace(other.provenance, hook="another"))
+    with pytest.raises(OutputError, match="do not belong together"):
+        compare(real, synthetic, [stranger])
+
+
 @pytest.mark.parametrize("name", ["model_sha256", "hook", "hook_out", "sae_sha256", "activation_rule"])
 def test_what_does_not_belong_together_is_refused(result_pair, name):
     real, synthetic = result_pair

@@ -310,6 +310,30 @@ def test_the_shortest_keeps_enough_and_no_token_of_it_can_go(result, vocabulary,
     assert any(short < long for short, long in lengths), "else this says nothing"
 
 
+def test_what_is_stronger_without_some_tokens_is_reported_without_them(told, site, vocabulary):
+    led = 0
+    for feature, sequence in enumerate(random_texts(vocabulary, 24, 8, seed=3)):
+        stats = told(site, feature, searched_as(found_in([sequence], value=1e-9), single_token=(50,)))
+        assert stats.max_activation >= (stats.search.shortest.max_activation if stats.search.shortest else 0.0)
+        if len(stats.examples[0].token_ids) < 8 and stats.max_activation:
+            led += 1
+            assert stats.search.convergence[-1][1] == stats.max_activation
+            assert stats.examples[1].token_ids == sequence
+    assert led, "else this says nothing"
+
+
+def test_no_single_token_is_better_than_what_is_reported(told, site, vocabulary, bos_model_folder, sae_folder):
+    plain = Plain(bos_model_folder, sae_folder, layer=1, bos=True)
+    alone = max(range(40, 56), key=lambda token: float(plain.run([token], 8)[0].max()))
+    value = float(plain.run([alone], 8)[0].max())
+    for found in (0.9 * value, 1.1 * value):
+        stats = told(site, 8, searched_as(found_in(random_texts(vocabulary, 1, 5), value=found), single_token=(alone,)))
+        is_told = (alone,) in [example.token_ids for example in stats.examples]
+        assert is_told == (found < value)
+        if is_told:
+            assert stats.max_activation >= value * (1 - 1e-5)
+
+
 def test_what_is_no_text_is_not_reported_and_doubles_count_once(told, site, vocabulary):
     [ids] = random_texts(vocabulary, 1, 4)
     split = [*site.model.tokens.tokenize(["sh"])[0], *site.model.tokens.tokenize(["ip"])[0]]

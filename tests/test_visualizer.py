@@ -1276,6 +1276,13 @@ def test_numbers_on_the_page_are_those_of_the_comparison():
         assert (example.synthesis.cross_entropy, example.max_activation) in drawn
 
 
+def test_other_seeds_are_said_where_there_are_any():
+    one, real, synthetic = compared()
+    assert "seeds" not in words(feature_comparison_page(one, real, synthetic, HEADER))
+    page = feature_comparison_page(replace(one, other_seeds=(11.0, 12.5)), real, synthetic, HEADER)
+    assert f"other seeds found {digits.number(11.0)} to {digits.number(12.5)}" in words(page, "title")
+
+
 def test_a_ceiling_is_said_where_there_is_one():
     one, real, synthetic = compared()
     assert "ceiling" not in words(feature_comparison_page(one, real, synthetic, HEADER))

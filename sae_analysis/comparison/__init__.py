@@ -37,22 +37,32 @@ STRONG = 0.5
 """Share of the strongest sequence's activation from which another counts as strong."""
 
 
-def compare(real: AnalysisResult, synthetic: AnalysisResult) -> ComparisonResult:
+def compare(
+    real: AnalysisResult, synthetic: AnalysisResult, other_seeds: Sequence[AnalysisResult] = ()
+) -> ComparisonResult:
     """Compare the features that both analyses describe, the most under-activated first.
 
+    ``other_seeds`` are searches like ``synthetic``, which say how much its maxima owe to chance.
+
     Raises:
-        OutputError: they are not a real and a synthetic analysis of one subject, or have no feature in common.
+        OutputError: they are not a real and synthetic analyses of one subject, or have no feature in common.
     """
-    _check(real.provenance, synthetic.provenance)
+    for other in (synthetic, *other_seeds):
+        _check(real.provenance, other.provenance)
+    others = [other.by_feature() for other in other_seeds]
     return ComparisonResult(
         real=real.provenance,
         synthetic=synthetic.provenance,
         token_count=real.fit.token_count if real.fit else 0,
-        features=compare_all(real.by_feature(), synthetic.by_feature()),
+        features=compare_all(real.by_feature(), synthetic.by_feature(), others),
     )
 
 
-def compare_all(real: Mapping[int, FeatureStats], synthetic: Mapping[int, FeatureStats]) -> tuple[Comparison, ...]:
+def compare_all(
+    real: Mapping[int, FeatureStats],
+    synthetic: Mapping[int, FeatureStats],
+    other_seeds: Sequence[Mapping[int, FeatureStats]] = (),
+) -> tuple[Comparison, ...]:
     """Compare the features that both describe, the most under-activated first; where they come from is not checked.
 
     Raises:
@@ -64,12 +74,19 @@ def compare_all(real: Mapping[int, FeatureStats], synthetic: Mapping[int, Featur
             f"The real result describes {_listed(real)}, the synthetic one {_listed(synthetic)}: they have none in "
             "common. Give results of the same features."
         )
-    features = [compare_features(real[feature], synthetic[feature]) for feature in common]
+    features = [
+        compare_features(
+            real[feature],
+            synthetic[feature],
+            [other[feature].max_activation for other in other_seeds if feature in other],
+        )
+        for feature in common
+    ]
     return tuple(sorted(features, key=lambda one: (one.realised is None, one.realised or 0.0, one.feature_idx)))
 
 
-def compare_features(real: FeatureStats, synthetic: FeatureStats) -> Comparison:
-    """Compare what one feature does on real text with what a search made it do."""
+def compare_features(real: FeatureStats, synthetic: FeatureStats, other_seeds: Sequence[float] = ()) -> Comparison:
+    """Compare what one feature does on real text with what a search made it do, and others like it reached."""
     search, tail, potential = synthetic.search, fitted_tail(real), synthetic.max_activation
     fluent = _largest(synthetic, FLUENT)
     excerpt = search.excerpts[0] if search and search.excerpts else None
@@ -85,6 +102,7 @@ def compare_features(real: FeatureStats, synthetic: FeatureStats) -> Comparison:
         reasons=reasons,
         real_max=real.max_activation,
         synthetic_max=potential,
+        other_seeds=tuple(other_seeds),
         fluent_max=fluent,
         excerpt_max=excerpt.max_activation if excerpt else None,
         as_fluent_max=None if surprise is None else _largest(synthetic, surprise),

@@ -52,7 +52,14 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--corpus", type=name, help="text: file, folder or data set's name (default: the demo corpus)")
     add_reading_options(group)
     group.add_argument("--real", type=name, metavar="FILE", help="real.json, instead of reading text")
-    group.add_argument("--synthetic", type=name, metavar="FILE", help="synthetic.json, instead of a search")
+    group.add_argument(
+        "--synthetic",
+        type=name,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="synthetic.json, instead of a search; behind it those of other seeds, to see what they matter",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,11 +68,13 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.comparison import compare
     from sae_analysis.files import prepare_folder
 
-    does, could = (read_result(Path(path)) if path else None for path in (options.real, options.synthetic))
+    does = read_result(Path(options.real)) if options.real else None
+    searched = [read_result(Path(path)) for path in options.synthetic]
+    could = searched[0] if searched else None
     prepare_folder(options.output)
     if does is None or could is None:
         does, could = _make(does, could, options)
-    found = compare(does, could)
+    found = compare(does, could, searched[1:])
     json_path = options.output / "comparison.json"
     write_result(found, json_path)
     print_rows(_rows(found))

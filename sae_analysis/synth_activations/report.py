@@ -18,6 +18,9 @@ from sae_analysis.synth_activations.scoring import Ids, Reader, without
 from sae_analysis.synth_activations.search import Found, Searched
 from sae_analysis.synth_activations.vocabulary import Vocabulary
 
+_ROUNDING = 1.0001
+"""Activations this close are equal: batches of other sizes round otherwise."""
+
 SUFFICIENT = 0.95
 """Share of the strongest activation that the shortest text for it keeps."""
 
@@ -49,7 +52,12 @@ class Reporter:
 
         ``begun_with`` is the real text that its search was given.
         """
-        found, texts = self._texts(searched.found)
+        assert searched.single_token is not None, "single tokens are tried before every search"
+        alone = self._single_token(searched.single_token, feature)
+        # However little was spent, no single token should be better than what is reported.
+        is_better = alone[1] > max((one.value for one in searched.found), default=0.0)
+        floor = (_alone(searched.single_token),) if is_better else ()
+        found, texts = self._texts((*searched.found, *floor))
         best, along = self._chosen([one.ids for one in found], feature)
         made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
         examples = sorted((made[place] for place in best), key=_strength, reverse=True)
@@ -57,8 +65,10 @@ class Reporter:
         fluent = [made[place] for place in along]
         kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
         shortest = strongest and self._shortest(strongest, feature)
+        if strongest and shortest and shortest.max_activation > strongest.max_activation:
+            examples = [shortest, *examples][: self._max_examples]  # what went was in the way
         excerpts = [self._excerpt(ids, feature) for ids in begun_with[: self._max_examples]]
-        assert searched.single_token is not None, "single tokens are tried before every search"
+        reached = max((one.max_activation for one in examples), default=0.0)
         return self._count(examples).feature_stats(
             feature,
             0,
@@ -66,8 +76,8 @@ class Reporter:
             examples=tuple(examples),
             search=FeatureSearch(
                 token_evaluations=int(searched.token_evaluations),
-                convergence=_improvements(searched.convergence),
-                single_token=self._single_token(searched.single_token, feature),
+                convergence=_improvements(searched.convergence, searched.token_evaluations, reached),
+                single_token=alone,
                 frontier=tuple(fluent[place] for place in kept),
                 shortest=shortest,
                 relaxation=_relaxation(searched.relaxation),
@@ -240,12 +250,24 @@ def _strength(example: ActivationExample) -> tuple[float, float]:
     return example.max_activation, _synthesis(example).pre_activation
 
 
-def _improvements(convergence: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Return (token-evaluations, largest activation so far) at each improvement; nearing is none before it fires."""
+def _alone(ids: Ids) -> Found:
+    """Return the best single token, with what stood in front: no search should come to less."""
+    return Found(ids=ids, value=0.0, position=len(ids) - 1, provenance="single tokens", evaluations=len(ids))
+
+
+def _improvements(
+    convergence: Sequence[tuple[int, float]], spent: int, reached: float
+) -> tuple[tuple[int, float], ...]:
+    """Return (token-evaluations, largest activation so far) at each improvement; nearing is none before it fires.
+
+    ``reached`` is what is reported after ``spent``; it counts if it is more than the search found, rounding aside.
+    """
     improved: list[tuple[int, float]] = []
-    for spent, value in convergence:
+    for at, value in convergence:
         if value > (improved[-1][1] if improved else 0.0):
-            improved.append((int(spent), float(value)))
+            improved.append((int(at), float(value)))
+    if reached > (improved[-1][1] * _ROUNDING if improved else 0.0):
+        improved.append((int(spent), float(reached)))
     return tuple(improved)
 
 

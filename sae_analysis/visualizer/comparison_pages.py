@@ -82,6 +82,9 @@ def _answer(comparison: Comparison) -> list[Part]:
     said = [comparison.verdict]
     if comparison.realised is not None:
         said.append(f"text reaches {_part(comparison.realised)} of what the search found")
+    if comparison.other_seeds:
+        least, most = number(min(comparison.other_seeds)), number(max(comparison.other_seeds))
+        said.append(f"other seeds found {least if least == most else f'{least} to {most}'}")
     return ["; ".join([*said, *comparison.reasons[:1]])]
 
 
