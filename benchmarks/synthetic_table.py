@@ -31,6 +31,18 @@ def ratio(maxima: Mapping[int, float], *, limit: str | None = None, kind: str = 
     return measure
 
 
+def seed_to_seed(rows: Sequence[Row], measure: Measure) -> tuple[float, float] | None:
+    """Return by how much a feature's values deviate from seed to seed, as a share of their mean.
+
+    Standard deviations: the median over features, and that of the most fickle tenth. None with a single seed.
+    """
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["feature"], []).append(measure(row))
+    spread = [statistics.stdev(values) / statistics.mean(values) for values in found.values() if len(values) > 1]
+    return (statistics.median(spread), float(np.quantile(spread, 0.9))) if spread else None
+
+
 def by_feature(rows: Sequence[Row], measure: Measure) -> dict[int, float]:
     """Return each feature's median over seeds."""
     found: dict[int, list[float]] = {}
@@ -98,6 +110,9 @@ def report(header: Mapping[str, Any], rows: Sequence[Row]) -> str:
             + "s" * (seeds > 1)
         )
         parts.append(_strength(groups, maxima))
+        if spread := seed_to_seed(groups.get(OURS, ()), ratio(maxima)):
+            middle, most = (f"{100 * part:.1f} %" for part in spread)
+            parts.append(f"Ours from seed to seed: {middle} (median over features), {most} for the most fickle tenth.")
         parts.append(_fluency(groups, maxima))
         never = [row for row in cell if row["feature"] not in fired]
         if never:

@@ -18,7 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import synthetic
 from synthetic_methods import FLOORS, OPPONENTS, Circumstances, tuning_grid
 from synthetic_subject import History, Judge, Meter, Run, Trace
-from synthetic_table import OURS, interval, paired, put_between, ratio, report, seconds_to, speed, win_rate
+from synthetic_table import (
+    OURS,
+    interval,
+    paired,
+    put_between,
+    ratio,
+    report,
+    seconds_to,
+    seed_to_seed,
+    speed,
+    win_rate,
+)
 
 LENGTH = 6
 
@@ -232,6 +243,13 @@ def test_differences_are_paired_and_their_interval_is_of_the_median():
     assert low < np.median(spread) < high
     assert high - low == pytest.approx(4 * np.sqrt(np.pi / 2) / 20, rel=0.25), "of the median of a normal sample"
     assert interval(np.array([0.3])) == (0.3, 0.3)
+
+
+def test_what_seeds_matter_is_a_deviation_by_feature():
+    rows = [row(OURS, 1, value, seed=seed) for seed, value in enumerate((9.0, 10.0, 11.0))]
+    rows += [row(OURS, 2, 20.0, seed=seed) for seed in range(3)]
+    assert seed_to_seed(rows, ratio({1: 5.0, 2: 5.0})) == pytest.approx((0.05, 0.09))
+    assert seed_to_seed(rows[:1], ratio({1: 5.0})) is None
 
 
 def test_nothing_found_counts_zero():
