@@ -872,6 +872,14 @@ def test_the_margin_is_positive_exactly_where_a_feature_fires_upwards(name, seed
     assert torch.equal(rule.margin(pre) > 0, rule(pre) > 0)
 
 
+@pytest.mark.parametrize("name", [name for name, rule in MARGIN_RULES.items() if hasattr(rule, "select")])
+@given(seed=st.integers(0, 10_000), features=st.lists(st.integers(0, 9), min_size=1))
+def test_margins_of_some_features_are_those_of_all(name, seed, features):
+    rule = MARGIN_RULES[name]
+    pre = torch.randn(20, 10, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(rule.margin_of(pre, torch.tensor(features)), rule.margin(pre)[:, features])
+
+
 @pytest.mark.parametrize("name", MARGIN_RULES)
 @given(seed=st.integers(0, 10_000))
 def test_a_pre_activation_raised_by_a_little_more_than_its_margin_lacks_makes_the_feature_fire(name, seed):

@@ -257,7 +257,7 @@ class UnifiedSAEInterface:
             self._check_width(x)
             if isinstance(sae, SparseAutoencoder) and isinstance(sae.rule, SelectingRule):
                 pre_activation = sae.pre_activation(x)
-                margins = sae.rule.margin(pre_activation)[..., columns]
+                margins = sae.rule.margin_of(pre_activation, columns)
                 # What is selected keeps its value, and the margin says what is: it need not be selected again.
                 return torch.where(margins > 0, pre_activation[..., columns], margins.clamp(max=0.0))
             activations, pre_activation = sae.encode(x)

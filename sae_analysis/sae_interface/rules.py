@@ -153,6 +153,12 @@ class SelectingRule(ActivationRule):
     ) -> tuple[Float[Tensor, "*batch k"], Int64[Tensor, "*batch k"]]:
         """Return the selected activations and their features; zeros where fewer than k fire."""
 
+    def margin_of(
+        self, pre_activation: Float[Tensor, "*batch d_sae"], features: Int64[Tensor, " features"] | slice
+    ) -> Float[Tensor, "*batch features"]:
+        """Return ``margin`` of some features."""
+        return self.margin(pre_activation)[..., features]
+
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the activations."""
         values, indices = self.select(pre_activation)
@@ -193,11 +199,17 @@ class TopK(SelectingRule):
 
     def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return how far each pre-activation lies above zero and the best of those it must beat."""
+        return self.margin_of(pre_activation, slice(None))
+
+    def margin_of(
+        self, pre_activation: Float[Tensor, "*batch d_sae"], features: Int64[Tensor, " features"] | slice
+    ) -> Float[Tensor, "*batch features"]:
+        """Return ``margin`` of some features, and compute no other."""
+        own = pre_activation[..., features]
         if self.rank_by is None:
-            lead = _lead(pre_activation, self.k)
-        else:
-            lead = _lead(pre_activation * self.rank_by, self.k) / self.rank_by
-        return torch.minimum(pre_activation, lead)
+            return torch.minimum(own, _lead(pre_activation, self.k, own))
+        weight = self.rank_by[features]
+        return torch.minimum(own, _lead(pre_activation * self.rank_by, self.k, own * weight) / weight)
 
 
 class AbsTopK(SelectingRule):
@@ -215,7 +227,7 @@ class AbsTopK(SelectingRule):
 
     def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return how far each pre-activation lies above zero and the best magnitude of those it must beat."""
-        return torch.minimum(pre_activation, _lead(pre_activation.abs(), self.k))
+        return torch.minimum(pre_activation, _lead(pre_activation.abs(), self.k, pre_activation.abs()))
 
 
 class GroupMax(SelectingRule):
@@ -236,7 +248,7 @@ class GroupMax(SelectingRule):
     def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return how far each pre-activation lies above zero and the best other one of its group."""
         groups = pre_activation.unflatten(-1, (self.k, -1))
-        return torch.minimum(pre_activation, _lead(groups, 1).flatten(-2))
+        return torch.minimum(pre_activation, _lead(groups, 1, groups).flatten(-2))
 
     def check(self, d_sae: int) -> None:
         """Refuse also a number of groups that does not divide the dictionary."""
@@ -245,10 +257,10 @@ class GroupMax(SelectingRule):
             raise SAEFormatError(f"The SAE's {d_sae} features cannot be cut into {self.k} equal groups.")
 
 
-def _lead(ranked: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """Return how far each number lies above the largest that must lie below it for it to be among the k largest."""
+def _lead(ranked: Float[Tensor, "*batch n"], k: int, asked: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch m"]:
+    """Return how far each of ``asked``, all among ``ranked``, lies above what it must beat to be of the k largest."""
     if k >= ranked.shape[-1]:
-        return torch.full_like(ranked, torch.inf)
+        return torch.full_like(asked, torch.inf)
     edge = ranked.topk(k + 1, dim=-1).values
     last_in, first_out = edge[..., k - 1 : k], edge[..., k : k + 1]
-    return ranked - torch.where(ranked >= last_in, first_out, last_in)
+    return asked - torch.where(asked >= last_in, first_out, last_in)

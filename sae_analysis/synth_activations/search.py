@@ -231,7 +231,9 @@ class Search:
         scores = self._evaluator.score(written)
         value, position = scores.value.T.numpy(), scores.position.T.numpy()
         ids, origin = np.repeat(written[None].numpy(), len(everyone), axis=0), self._named("model text", everyone)
-        for place, order in enumerate(np.argsort(-value, axis=1, kind="stable")):
+        is_text = self._are_texts(ids[0], np.arange(len(written)))
+        for place, ranked in enumerate(np.argsort(-value, axis=1, kind="stable")):
+            order = ranked[is_text[ranked]]
             names = np.repeat(origin[:1], len(order))
             self._admit_to(place, ids[place, order], value[place, order], position[place, order], names)
         nothing = np.full(len(everyone), -np.inf)
@@ -402,25 +404,33 @@ class Search:
         most = min(2 * self._settings.population, len(flat))
         hopeful = np.argpartition(-value, most - 1, axis=0)[:most]
         own = {int(place): row for row, place in enumerate(places)}
+        wanted = {}
         for place in range(len(self._free.ids)):
             rows = hopeful[:, place]
             if not self._settings.harvest:
                 rows = np.arange(siblings) + siblings * own[place] if place in own else rows[:0]
             rows = rows[value[rows, place] > self._free.value[place].min()]
-            if len(rows):
-                rows = rows[np.argsort(-value[rows, place], kind="stable")]
+            wanted[place] = rows[np.argsort(-value[rows, place], kind="stable")]
+        is_text = self._are_texts(flat, np.concatenate(list(wanted.values())))
+        for place, rows in wanted.items():
+            if len(rows := rows[is_text[rows]]):
                 names = np.where(places[rows // siblings] == place, origin[rows // siblings], _ANOTHER)
                 self._admit_to(place, flat[rows], value[rows, place], position[rows, place], names)
 
+    def _are_texts(self, flat: Ids, rows: np.ndarray) -> np.ndarray:
+        """Return which sequences are text, of those in some rows; each is asked for once, whoever wants it."""
+        answer, asked = np.zeros(len(flat), bool), np.unique(rows)
+        answer[asked] = [text is not None for text in self._vocabulary.texts(flat[asked].tolist())]
+        return answer
+
     def _admit_to(self, place: int, ids: Ids, value: np.ndarray, position: np.ndarray, origin: np.ndarray) -> None:
-        """Admit sequences to a feature's population, best first, if they are text and better than the worst."""
+        """Admit sequences, which are text, to a feature's population, best first, if they are better than the worst."""
         free, known = self._free, self._free.known(place)
-        sequences = [tuple(one) for one in ids.tolist()]
         best = free.value[place].max()
-        for row, text in enumerate(self._vocabulary.texts(sequences)):
+        for row, sequence in enumerate(map(tuple, ids.tolist())):
             worst = int(free.value[place].argmin())
-            if text is not None and value[row] > free.value[place, worst] and sequences[row] not in known:
-                known.add(sequences[row])
+            if value[row] > free.value[place, worst] and sequence not in known:
+                known.add(sequence)
                 free.put(place, worst, ids[row], float(value[row]), int(position[row]))
                 free.origin[place, worst], free.found_at[place, worst] = origin[row], self._spent
         now = float(free.value[place].max())
