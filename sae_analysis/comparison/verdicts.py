@@ -62,7 +62,7 @@ def _alike(likeness: Likeness) -> tuple[bool, tuple[str, ...]]:
         "features active beside it": (likeness.coactive, likeness.coactive_among_real),
     }
     shares = {what: _share(what, *pair) for what, pair in known.items() if pair[0] is not None}
-    reasons = [f"{what}: {100 * share:.0f} % as alike as among real examples" for what, share in shares.items()]
+    reasons = [f"{what}: {100 * share:.0f} % as alike as could be expected" for what, share in shares.items()]
     if likeness.same_token is not None:
         reasons.insert(0, f"{100 * likeness.same_token:.0f} % of its strong sequences fire on a token of its own")
     if not shares:  # nothing was measured where it fires
