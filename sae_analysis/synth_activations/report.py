@@ -90,10 +90,8 @@ class Reporter:
     def _behind_text(self, shortest: ActivationExample, feature: int) -> tuple[float, ...]:
         """Return what is left of an activation behind other text, as shares of it."""
         whole = [(*text, *shortest.token_ids) for text in self._contexts.tolist()]
-        largest = (
-            max(self._reader.read(ids, feature).activations[len(ids) - len(shortest.token_ids) :]) for ids in whole
-        )
-        return tuple(value / shortest.max_activation for value in largest)
+        values = self._reader.activations(whole, feature)
+        return tuple(max(found[-len(shortest.token_ids) :]) / shortest.max_activation for found in values)
 
     def _single_token(self, ids: Ids, feature: int) -> tuple[str, float]:
         """Return the text of a token, with what stood in front, and what its last place does."""
@@ -142,11 +140,10 @@ class Reporter:
     def _sufficient(self, sequences: Sequence[Ids], enough: float, feature: int) -> Ids:
         """Return the shortest, and of the shortest the strongest, that is text and enough; the first one if none is."""
         texts = self._vocabulary.texts(sequences)
-        screened = self._reader.screen(sequences, feature)
         left = [
-            (len(ids), -seen[0], ids)
-            for ids, text, seen in zip(sequences, texts, screened, strict=True)
-            if text is not None and seen[0] >= enough
+            (len(ids), -max(values), ids)
+            for ids, text, values in zip(sequences, texts, self._reader.activations(sequences, feature), strict=True)
+            if text is not None and max(values) >= enough
         ]
         return min(left)[2] if left else sequences[0]
 

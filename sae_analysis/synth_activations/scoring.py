@@ -104,12 +104,16 @@ class Reader:
         ids = reading.ids
         if len(ids) == 1:
             return (reading.value,)
-        shorter = torch.tensor([without(ids, place) for place in range(len(ids))])
-        largest: list[float] = []
-        for part in shorter.split(self._rows_at_once(len(ids), self._site.sae.dict_size)):
-            activations, _ = self._encode(self._activations(part), feature)
-            largest += activations.max(dim=1).values.tolist()
-        return tuple(reading.value - value for value in largest)
+        shorter = [without(ids, place) for place in range(len(ids))]
+        return tuple(reading.value - max(values) for values in self.activations(shorter, feature))
+
+    def activations(self, sequences: Sequence[Ids], feature: int) -> list[list[float]]:
+        """Return the activation at each token of each sequence, read in batches and no further than the hook."""
+        found: dict[int, list[float]] = {}
+        for places, ids in self._by_length(sequences):
+            activations, _ = self._encode(self._activations(ids), feature)
+            found |= zip(places, activations.tolist(), strict=True)
+        return [found[place] for place in range(len(sequences))]
 
     def screen(self, sequences: Sequence[Ids], feature: int) -> list[tuple[float, float, float | None]]:
         """Return activation and pre-activation at the peak and cross-entropy of each sequence, read in batches.
