@@ -1276,6 +1276,14 @@ def test_numbers_on_the_page_are_those_of_the_comparison():
         assert (example.synthesis.cross_entropy, example.max_activation) in drawn
 
 
+def test_the_line_under_the_title_says_nothing_twice():
+    one, real, synthetic = compared(potential=20.0)
+    assert one.verdict == "superstimulus"
+    title = words(feature_comparison_page(one, real, synthetic, HEADER), "title")
+    assert title.count(" reaches ") == 1
+    assert one.reasons[1] in title
+
+
 def test_other_seeds_are_said_where_there_are_any():
     one, real, synthetic = compared()
     assert "seeds" not in words(feature_comparison_page(one, real, synthetic, HEADER))

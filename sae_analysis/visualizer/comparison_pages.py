@@ -85,7 +85,9 @@ def _answer(comparison: Comparison) -> list[Part]:
     if comparison.other_seeds:
         least, most = number(min(comparison.other_seeds)), number(max(comparison.other_seeds))
         said.append(f"other seeds found {least if least == most else f'{least} to {most}'}")
-    return ["; ".join([*said, *comparison.reasons[:1]])]
+    # How far text goes is said already, and decides on superstimuli.
+    decisive = comparison.reasons[1:2] if comparison.verdict == "superstimulus" else comparison.reasons[:1]
+    return ["; ".join([*said, *decisive])]
 
 
 def _facts(comparison: Comparison) -> list[Fact]:
