@@ -181,9 +181,8 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
     letters = apart([x for x, _ in lines], SMALL)
     for (x, (_, colour, letter)), middle in zip(lines, letters, strict=True):
         line = Box(x - 0.5, area.y - 1.5, 1.0, area.height + 1.5)
-        sheet.rectangle(
-            Box(line.x - 0.6, line.y, line.width + 1.2, line.height), sheet.theme.paper
-        )  # parts it from bars
+        # A seam of paper parts the line from bars of its own colour.
+        sheet.rectangle(Box(line.x - 0.6, line.y, line.width + 1.2, line.height), sheet.theme.paper)
         sheet.rectangle(line, colour)
         sheet.text(middle, area.y - 3.5, letter, colour=colour, bold=True, align="centre")
     for value in look.rug:
