@@ -1,11 +1,12 @@
 """What does each part of the search add? The search without it, on the features of the comparison.
 
     python benchmarks/synthetic_ablations.py --results small.jsonl --features 24 --seeds 3 --budget 20000 \
-        --model MODEL --sae SAE --corpus CORPUS [--write]
+        --model MODEL --sae SAE --corpus CORPUS [--no-text] [--write]
 
 ``--results`` is a file that benchmarks/synthetic.py has begun: its first line holds the features, their dataset maxima
 and the real text to begin with. Every variant runs with equal token-evaluations; parts that save some are judged by
-what is found with the same number. The table goes to docs/method.md with ``--write``.
+what is found with the same number. ``--no-text`` leaves real text out of every variant. Each budget, with and without
+text, has its own table, which goes to docs/method.md with ``--write``.
 """
 
 import argparse
@@ -65,18 +66,19 @@ def main() -> None:
     site, _ = subject(options)
     vocabulary = Vocabulary(site.model.tokens, site.model.d_vocab)
     base = SearchSettings(budget=options.budget, seq_len=header["subject"]["seq_len"])
+    text = {feature: known[feature]["real"] for feature in features}
     rows = []
     for name, changes in variants().items():
+        if options.no_text and name == NO_TEXT:
+            continue
         if options.only and name not in ("nothing", *options.only):
             continue
         best: list[list[float]] = []
         fluent: list[list[float]] = []
         begin = time.perf_counter()
         for seed in range(options.seeds):
-            seeds = None if name == NO_TEXT else {feature: known[feature]["real"] for feature in features}
-            search = Search(
-                Evaluator(site, features), vocabulary, replace(base, seed=seed, **changes), seeds
-            ).run()  # fmt: skip
+                starts = None if options.no_text or name == NO_TEXT else text
+            search = Search(Evaluator(site, features), vocabulary, replace(base, seed=seed, **changes), starts).run()
             best.append([search[f].found[0].value / known[f]["maximum"] for f in features])
             fluent.append([_fluent(search[f].found) / known[f]["maximum"] for f in features])
         seconds = (time.perf_counter() - begin) / (len(features) * options.seeds)
@@ -85,14 +87,16 @@ def main() -> None:
     if options.write:
         said = (
             f"{header['words'].split('. ')[0]}; {len(features)} features that fire in the corpus, "
-            f"{options.seeds} seeds, {options.budget:,} token-evaluations a feature. Strongest sequence by the dataset "
+            f"{options.seeds} seeds, {options.budget:,} token-evaluations a feature"
+            f"{', without real text to begin with' if options.no_text else ''}. Strongest sequence by the dataset "
             "maximum: median over features of the median over seeds, and the median change when a part is left out, "
             "with its 95 % bootstrap "
             f"interval over features; the same for sequences of at most {FLUENT:g} nats per token."
         )
         head = "| left out | best | change | fluent | change | s a feature |\n|---|---|---|---|---|---|"
         table = "\n".join([said, "", head, *(_line(row, rows[0]) for row in rows)])
-        PAGE.write_text(put_between(PAGE.read_text(), "synthetic ablations", table))
+        kind = f"synthetic ablations at {options.budget}{' without text' if options.no_text else ''}"
+        PAGE.write_text(put_between(PAGE.read_text(), kind, table))
 
 
 def _fluent(found: Sequence[Any]) -> float:
@@ -117,6 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--features", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=20_000)
+    parser.add_argument("--no-text", action="store_true", help="no variant begins with real text")
     parser.add_argument("--only", nargs="*", help="these variants, by name")
     parser.add_argument("--write", action="store_true")
     for name in ("--model", "--sae", "--corpus", "--hook"):
