@@ -77,7 +77,7 @@ def main() -> None:
         fluent: list[list[float]] = []
         begin = time.perf_counter()
         for seed in range(options.seeds):
-                starts = None if options.no_text or name == NO_TEXT else text
+            starts = None if options.no_text or name == NO_TEXT else text
             search = Search(Evaluator(site, features), vocabulary, replace(base, seed=seed, **changes), starts).run()
             best.append([search[f].found[0].value / known[f]["maximum"] for f in features])
             fluent.append([_fluent(search[f].found) / known[f]["maximum"] for f in features])
