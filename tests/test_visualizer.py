@@ -1353,7 +1353,9 @@ def test_the_overview_holds_any_number_of_features(many, tmp_path):
         [dots] = [line for line in page.plots["realised"].lines if line.get_marker() == "o"]
         known = [one.realised for one in result.features if one.realised is not None]
         assert dots.get_ydata().tolist() == [min(value, 1.5) for value in known]
-        assert ("stands at the upper edge" in words(page, "realised")) == (max(known) > 1.5)
+        ends = [max(one.realised or 0.0, one.realised_high or 0.0) for one in result.features]
+        assert ("what goes beyond 150 % is cut there" in words(page, "realised")) == (max(ends) > 1.5)
+        assert ("cut at 125 %" in said) == (max(ends[:60]) > 1.25)
 
 
 def test_every_page_of_a_comparison_is_written(tmp_path):

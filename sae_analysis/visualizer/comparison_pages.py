@@ -1,7 +1,7 @@
 """What a feature does beside what it could do: the page of one feature, and the overview of all."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -255,6 +255,8 @@ def comparison_page(
             "bar: real maximum, thick mark: fluent sequences (at most 6 nats per token), thin one: synthetic maximum; "
         )
         said += "line: where the maximum of another text as long would be, nine times out of ten"
+        if _beyond(shown, _BAR_END):
+            said += f", cut at {100 * _BAR_END:.0f} %"
         if len(features) > len(shown):
             said += f"; the {len(shown)} least realised of {count(len(features))}"
         page.heading("Feature by feature", said)
@@ -270,12 +272,17 @@ def _overview(features: Sequence[Comparison], token_count: int) -> str:
     return said + ", ".join(f"{count(many)} {verdict}" for verdict, many in verdicts.most_common())
 
 
+def _beyond(features: Iterable[Comparison], end: float) -> bool:
+    """Return whether a chart of realised fractions that ends there cuts a value or its interval."""
+    return any((value or 0.0) > end for one in features for value in (one.realised, one.realised_high))
+
+
 def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> None:
     theme = page.sheet.theme
     with page.sheet.panel("realised"):
         said = "real maximum / synthetic maximum, least first; line: nine tenths of other texts"
-        if any(value > _CHART_END for _, value in found):
-            said += f"; what is above {100 * _CHART_END:.0f} % stands at the upper edge"
+        if _beyond((one for one, _ in found), _CHART_END):
+            said += f"; what goes beyond {100 * _CHART_END:.0f} % is cut there"
         page.heading("Realised fraction", said)
         points = [(float(rank), min(value, _CHART_END)) for rank, (_, value) in enumerate(found, 1)]
         spans = [

@@ -188,9 +188,12 @@ def _shape_run(text: str, font: FT2Font) -> tuple[float, Outline | None]:
     return advance, Outline(np.concatenate(vertices) / _EM, codes, stroke)
 
 
-@lru_cache(maxsize=32768)
+@lru_cache(maxsize=4096)
 def shape(text: str) -> Shaped:
-    """Return the outlines of a string; never markup, never mathematics. Cached: tokens repeat across pages."""
+    """Return the outlines of a string; never markup, never mathematics.
+
+    Cached, for tokens repeat across pages; some 10 kB each, so no more are kept than a few pages hold.
+    """
     advance = 0.0
     outlines: list[Outline] = []
     fonts = _fonts()
