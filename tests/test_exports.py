@@ -85,6 +85,14 @@ def test_a_dashboard_says_what_the_result_says(real, tmp_path):
         assert list(zip(found["neg_str"], found["neg_values"], strict=True)) == list(stats.top_suppressed_tokens)
         assert sum(found["freq_hist_data_bar_heights"]) == pytest.approx(stats.histogram.total)
         assert found["logits_hist_data_bar_heights"] == list(stats.logit_histogram.counts)
+        edges = np.asarray(stats.logit_histogram.edges)
+        np.testing.assert_allclose(found["logits_hist_data_bar_values"], (edges[1:] + edges[:-1]) / 2)
+        values, heights = found["freq_hist_data_bar_values"], found["freq_hist_data_bar_heights"]
+        assert len(values) == len(heights) == (0 if stats.is_dead else 50)
+        if values:
+            wide = (stats.max_activation - stats.min_activation) / 50
+            assert values[0] == pytest.approx(min(0.0, stats.min_activation) + wide / 2)
+            assert values[-1] == pytest.approx(stats.max_activation - wide / 2)
         assert (found["n_prompts_total"], found["n_tokens_in_prompt"], found["dataset"]) == (7813, 128, "stories")
         shown = [*stats.examples, *(one for band in stats.example_bands for one in band.examples)]
         for activation, example in zip(found["activations"], shown, strict=True):
@@ -120,6 +128,13 @@ def test_a_viewer_feature_says_what_the_result_says(real, tmp_path):
             for shown, example in zip(group["examples"], examples, strict=True):
                 assert shown["tokens_acts_list"] == list(example.activations)
                 assert shown["train_token_ind"] == example.peak_position
+                assert shown["is_repeated_datapoint"] is False
+        names = [group["quantile_name"] for group in found["examples_quantiles"]]
+        between = [(100 * band.lower_quantile, 100 * band.upper_quantile) for band in stats.example_bands]
+        assert names == [
+            "Top activations",
+            *(f"{low:.0f} % to {high:.0f} % of its activations" for low, high in between),
+        ]
     [odd, *_] = json.loads(paths[0].read_bytes())["examples_quantiles"][0]["examples"]
     assert odd["tokens"][1:4] == ["\\xc3", "\\xa9", " \\xe4"]  # joined to characters by the viewer
 

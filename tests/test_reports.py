@@ -37,7 +37,7 @@ def test_whole_results_are_compared_written_and_drawn(pair, tmp_path):
 
 def test_features_alone_are_compared_and_drawn(pair, tmp_path):
     real, synthetic = (result.by_feature() for result in pair)
-    found = compare_real_vs_synthetic(real, synthetic, str(tmp_path), drawing=SMALL)
+    found = compare_real_vs_synthetic(real, synthetic, str(tmp_path))
     assert names(tmp_path) == PAGES
     assert tuple(found.values()) == compare(*pair).features
 
