@@ -40,6 +40,7 @@ from sae_analysis.visualizer import (
     visualize_features,
     write_page,
 )
+from sae_analysis.visualizer import sheet as sheet_module
 from sae_analysis.visualizer import tokens as tokens_module
 from sae_analysis.visualizer.examples import MOST_LINES, activation_scale
 from sae_analysis.visualizer.plots import apart, bin_position
@@ -1373,3 +1374,14 @@ def test_every_page_of_a_comparison_is_written(tmp_path):
         "real_vs_synthetic_comparison.png", "feature_0_comparison.png", "feature_1_comparison.png",
     ]  # fmt: skip
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="…"), max_size=60), st.floats(5, 200))
+def test_what_is_shortened_fits_and_keeps_both_ends(text, width):
+    short = sheet_module.shorten(text, width, 8.0)
+    if short == text:
+        return
+    assert sheet_module.width_of(short, 8.0) <= width or short == "…"
+    before, _, after = short.partition("…")
+    assert text.startswith(before)
+    assert text.endswith(after)

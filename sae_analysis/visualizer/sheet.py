@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -251,14 +252,18 @@ def shorten(text: str, width: float, size: float) -> str:
     """Return the text, its middle replaced by an ellipsis where it is wider than ``width``."""
     if width_of(text, size) <= width:
         return text
-    shortest, longest = 0, len(text)
-    while shortest < longest:
-        kept = (shortest + longest + 1) // 2
-        if width_of(_without_middle(text, kept), size) <= width:
-            shortest = kept
-        else:
-            longest = kept - 1
-    return _without_middle(text, shortest)
+    # Letters alone are known already; shaping every length that might fit takes longer than drawing the page.
+    room = width - width_of("…", size)
+    kept = sum(1 for reach in accumulate(width_of(char, size) for char in _inwards(text)) if reach <= room)
+    while kept and width_of(_without_middle(text, kept), size) > width:
+        kept -= 1
+    return _without_middle(text, kept)
+
+
+def _inwards(text: str) -> Iterator[str]:
+    """Yield the characters in the order in which ``_without_middle`` keeps them: first, last, second, and so on."""
+    for step in range(len(text)):
+        yield text[step // 2] if step % 2 == 0 else text[-1 - step // 2]
 
 
 def _without_middle(text: str, kept: int) -> str:
