@@ -105,6 +105,12 @@ def test_a_dashboard_says_what_the_result_says(real, tmp_path):
     assert weak["bin_contains"] == pytest.approx(0.1 * real.features[0].density)
 
 
+def test_a_place_before_the_first_layer_is_layer_zero(tmp_path):
+    embedding = make.result([make.dead_stats()], provenance=make.provenance(hook="hook_embed"))
+    [path] = export(embedding, "neuronpedia", tmp_path)
+    assert json.loads(path.read_bytes())["layer"] == 0
+
+
 def test_dashboards_come_in_batches_that_neuronpedia_takes(tmp_path):
     many = make.result([make.dead_stats(at) for at in range(300)])
     paths = export(many, "neuronpedia", tmp_path)
@@ -122,7 +128,9 @@ def test_a_viewer_feature_says_what_the_result_says(real, tmp_path):
         assert (found["index"], found["transcoder_id"]) == (stats.feature_idx, "sae")
         assert found["activation_frequency"] == stats.density
         assert (found["act_min"], found["act_max"]) == (stats.min_activation, stats.max_activation)
-        assert len(found["quantile_values"]) == (0 if stats.is_dead else 100)
+        assert found["quantile_values"] == percentiles(stats, np.arange(1, 101) / 100)
+        assert len(found["histogram"]) == (0 if stats.is_dead else 50)
+        assert sum(found["histogram"]) == pytest.approx(stats.histogram.total)
         groups = [stats.examples, *(band.examples for band in stats.example_bands)]
         for group, examples in zip(found["examples_quantiles"], groups, strict=True):
             for shown, example in zip(group["examples"], examples, strict=True):
