@@ -4,7 +4,7 @@
     python benchmarks/pages.py real.json
 
 Draws the pages of a result into a folder that is thrown away, one after the other in this process, so that its seconds
-are those of one core. The first page of each kind is left out of the seconds: it opens the fonts.
+are those of one core. The first page, which opens the fonts, is left out of the seconds.
 """
 
 import argparse

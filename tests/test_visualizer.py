@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import record_factory as make
+from hypothesis import example as tried_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -1359,6 +1360,15 @@ def test_the_overview_holds_any_number_of_features(many, tmp_path):
         assert ("cut at 125 %" in said) == (max(ends[:60]) > 1.25)
 
 
+def test_the_overview_says_that_it_cuts_an_interval():
+    one, *_ = compared()
+    assert one.realised is not None
+    for high, is_cut in ((1.2, False), (1.7, True)):
+        page = comparison_page([replace(one, realised_low=0.4, realised_high=high)], 1000, HEADER)
+        assert ("goes beyond 150 %" in words(page, "realised")) == is_cut
+        assert ("cut at 125 %" in words(page, "features")) == is_cut
+
+
 def test_every_page_of_a_comparison_is_written(tmp_path):
     real, synthetic = make.results_of([make.comparison_pair() for _ in range(2)])
     calls = []
@@ -1377,6 +1387,8 @@ def test_every_page_of_a_comparison_is_written(tmp_path):
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="…"), max_size=60), st.floats(5, 200))
+@tried_with("a table of stories.jsonl:204", 60.0)
+@tried_with("جدول من القصص القصيرة جدا", 60.0)  # joined letters are narrower than each alone
 def test_what_is_shortened_fits_and_keeps_both_ends(text, width):
     short = sheet_module.shorten(text, width, 8.0)
     if short == text:
@@ -1385,3 +1397,6 @@ def test_what_is_shortened_fits_and_keeps_both_ends(text, width):
     before, _, after = short.partition("…")
     assert text.startswith(before)
     assert text.endswith(after)
+    assert 0 <= len(before) - len(after) <= 1
+    longer = f"{text[: len(after) + 1]}…{text[len(text) - len(before) :] if before else ''}"
+    assert len(longer) > len(text) or sheet_module.width_of(longer, 8.0) > width, "one character more would not fit"

@@ -192,7 +192,7 @@ def _shape_run(text: str, font: FT2Font) -> tuple[float, Outline | None]:
 def shape(text: str) -> Shaped:
     """Return the outlines of a string; never markup, never mathematics.
 
-    Cached, for tokens repeat across pages; some 10 kB each, so no more are kept than a few pages hold.
+    Cached, for tokens repeat across pages; at some 10 kB each only so many that memory stays flat over many pages.
     """
     advance = 0.0
     outlines: list[Outline] = []

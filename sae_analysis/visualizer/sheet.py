@@ -252,11 +252,17 @@ def shorten(text: str, width: float, size: float) -> str:
     """Return the text, its middle replaced by an ellipsis where it is wider than ``width``."""
     if width_of(text, size) <= width:
         return text
-    # Letters alone are known already; shaping every length that might fit takes longer than drawing the page.
+    # Single characters are shaped once and say about how many fit; shaping every length tried took a quarter of a page.
     room = width - width_of("…", size)
     kept = sum(1 for reach in accumulate(width_of(char, size) for char in _inwards(text)) if reach <= room)
-    while kept and width_of(_without_middle(text, kept), size) > width:
+
+    def fits(kept: int) -> bool:
+        return width_of(_without_middle(text, kept), size) <= width
+
+    while kept and not fits(kept):  # side by side, characters are wider or narrower than alone
         kept -= 1
+    while kept + 1 < len(text) and fits(kept + 1):
+        kept += 1
     return _without_middle(text, kept)
 
 
