@@ -56,7 +56,7 @@ class Synthesis:
     """Whether the residual vector at the peak is an attention sink by its norm: such a firing says little."""
 
     provenance: str
-    """What the population that it came from began with: ``random``, ``single tokens``, ``real text`` …"""
+    """What the population that it came from began with: ``random``, ``real text``, ``relaxed`` …"""
 
     seed: int
     """Seed of the search."""

@@ -171,7 +171,7 @@ def dead_stats(feature: int = 3, **fields: Any) -> FeatureStats:
     return stats(feature, **nothing | fields)
 
 
-PROVENANCES = ("random", "single tokens", "real text", "other feature", "relaxed")
+PROVENANCES = ("random", "single token", "real text", "another feature", "relaxed")
 
 
 def synthesis(length: int = 12, *, top: float = 10.0, seed: int = 0, **fields: Any) -> Synthesis:

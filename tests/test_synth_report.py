@@ -34,7 +34,7 @@ from sae_analysis.synth_activations import (
     plan,
     synthesize,
 )
-from sae_analysis.synth_activations.atlas import atlas_groups, make_atlas
+from sae_analysis.synth_activations.atlas import SingleTokens, atlas_groups, make_atlas
 from sae_analysis.synth_activations.real_windows import real_windows
 from sae_analysis.synth_activations.report import SUFFICIENT, differing, frontier
 from sae_analysis.synth_activations.scoring import SINK_MULTIPLE, Reader, without
@@ -73,7 +73,7 @@ def found_in(sequences, **changes):
 
 
 def searched_as(found, **changes):
-    parts = {"token_evaluations": 10, "convergence": (), "single_token": (50,), "relaxation": None} | changes
+    parts = {"token_evaluations": 10, "convergence": (), "relaxation": None} | changes
     return Searched(found=found, **parts)
 
 
@@ -81,8 +81,9 @@ def searched_as(found, **changes):
 def told(monkeypatch):
     """Return a function that reports what a search is said to have found."""
 
-    def report(site, feature, searched, settings=SHORT):
+    def report(site, feature, searched, settings=SHORT, *, single_token=(50,)):
         monkeypatch.setattr(Search, "run", lambda *_: {feature: searched})
+        monkeypatch.setattr(SingleTokens, "best", lambda *_: single_token)
         return synthesize(site, parse_features(str(feature)), settings).features[0]
 
     return report
@@ -199,7 +200,7 @@ def test_the_best_single_token_is_measured_anew(told, site, bos_model_folder, sa
     plain, values = Plain(bos_model_folder, sae_folder, layer=1, bos=True), []
     for token in range(40, 56):
         values.append(float(plain.run([token], 8)[0].max()))
-        stats = told(site, 8, searched_as((), single_token=(token,)))
+        stats = told(site, 8, searched_as(()), single_token=(token,))
         text = site.model.tokens.strings([token])[0]
         assert stats.search.single_token == (text, pytest.approx(values[-1], rel=1e-5))
     assert 0 < sum(value > 0 for value in values) < len(values), "else this says nothing"
@@ -313,7 +314,7 @@ def test_the_shortest_keeps_enough_and_no_token_of_it_can_go(result, vocabulary,
 def test_what_is_stronger_without_some_tokens_is_reported_without_them(told, site, vocabulary):
     led = 0
     for feature, sequence in enumerate(random_texts(vocabulary, 24, 8, seed=3)):
-        stats = told(site, feature, searched_as(found_in([sequence], value=1e-9), single_token=(50,)))
+        stats = told(site, feature, searched_as(found_in([sequence], value=1e-9)))
         assert stats.max_activation >= (stats.search.shortest.max_activation if stats.search.shortest else 0.0)
         if len(stats.examples[0].token_ids) < 8 and stats.max_activation:
             led += 1
@@ -327,7 +328,7 @@ def test_no_single_token_is_better_than_what_is_reported(told, site, vocabulary,
     alone = max(range(40, 56), key=lambda token: float(plain.run([token], 8)[0].max()))
     value = float(plain.run([alone], 8)[0].max())
     for found in (0.9 * value, 1.1 * value):
-        stats = told(site, 8, searched_as(found_in(random_texts(vocabulary, 1, 5), value=found), single_token=(alone,)))
+        stats = told(site, 8, searched_as(found_in(random_texts(vocabulary, 1, 5), value=found)), single_token=(alone,))
         is_told = (alone,) in [example.token_ids for example in stats.examples]
         assert is_told == (found < value)
         if is_told:

@@ -221,13 +221,14 @@ class _Searcher:
         evaluator = Evaluator(self._site, batch)
         evaluator.token_evaluations = cost
         seeds = {feature: self._seeds[feature] for feature in batch if feature in self._seeds}
-        search = Search(evaluator, self._vocabulary, self._search_settings, seeds, single_tokens)
-        searched = search.run(spend)
+        searched = Search(evaluator, self._vocabulary, self._search_settings, seeds).run(spend)
         with torch.no_grad():
             weights = weight_sides(self._site, batch, self._norms, self._settings.list_length)
             stats = (
-                self._reporter.feature_stats(feature, searched[feature], weight_side, seeds.get(feature, ()))
-                for feature, weight_side in zip(batch, weights, strict=True)
+                self._reporter.feature_stats(
+                    feature, searched[feature], weight_side, single_tokens.best(column), seeds.get(feature, ())
+                )
+                for column, (feature, weight_side) in enumerate(zip(batch, weights, strict=True))
             )
             return tuple(self._firings.look(one, self._looked_at) for one in stats)
 

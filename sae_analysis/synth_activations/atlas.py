@@ -40,13 +40,9 @@ class SingleTokens:
     values: np.ndarray
     """``[allowed, features]``, -inf for tokens that were not tried."""
 
-    def strongest(self, column: int, count: int) -> np.ndarray:
-        """Return the tokens that fire a feature most."""
-        return self.allowed[np.argsort(-self.values[:, column], kind="stable")[:count]]
-
     def best(self, column: int) -> tuple[int, ...]:
         """Return the one that fires a feature most, behind what stood in front."""
-        return (*self.front, int(self.strongest(column, 1)[0]))
+        return (*self.front, int(self.allowed[self.values[:, column].argmax()]))
 
 
 def try_tokens(

@@ -46,17 +46,22 @@ class Reporter:
         self._max_examples, self._list_length, self._seed = max_examples, list_length, seed
 
     def feature_stats(
-        self, feature: int, searched: Searched, weights: WeightSide, begun_with: Sequence[Ids] = ()
+        self,
+        feature: int,
+        searched: Searched,
+        weights: WeightSide,
+        single_token: Ids,
+        begun_with: Sequence[Ids] = (),
     ) -> FeatureStats:
         """Return the statistics of a feature over the tokens of its examples, strongest first.
 
-        ``begun_with`` is the real text that its search was given.
+        ``single_token`` is the one that fires it most, behind what stood in front of it; ``begun_with`` is the real
+        text that its search was given.
         """
-        assert searched.single_token is not None, "single tokens are tried before every search"
-        alone = self._single_token(searched.single_token, feature)
+        alone = self._single_token(single_token, feature)
         # However little was spent, no single token should be better than what is reported.
         is_better = alone[1] > max((one.value for one in searched.found), default=0.0)
-        floor = (_alone(searched.single_token),) if is_better else ()
+        floor = (_alone(single_token),) if is_better else ()
         found, texts = self._texts((*searched.found, *floor))
         best, along = self._chosen([one.ids for one in found], feature)
         made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
@@ -249,7 +254,7 @@ def _strength(example: ActivationExample) -> tuple[float, float]:
 
 def _alone(ids: Ids) -> Found:
     """Return the best single token, with what stood in front: no search should come to less."""
-    return Found(ids=ids, value=0.0, position=len(ids) - 1, provenance="single tokens", evaluations=len(ids))
+    return Found(ids=ids, value=0.0, position=len(ids) - 1, provenance="single token", evaluations=len(ids))
 
 
 def _improvements(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sae_analysis.synth_activations.atlas import SingleTokens, try_tokens
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Fluency, Scores
 from sae_analysis.synth_activations.fluency import LIKELY, FluentPopulation
 from sae_analysis.synth_activations.operators import OPERATORS, Ids, Parents
@@ -120,9 +119,6 @@ class Searched:
     convergence: tuple[tuple[int, float], ...]
     """(token-evaluations, best so far) at every improvement."""
 
-    single_token: tuple[int, ...] | None
-    """The token that fires it most by itself, and what stood in front; None where single tokens were not tried."""
-
     relaxation: tuple[float, float] | None
     """Value of the mixtures in embedding space, and of their likeliest tokens; None where there were none."""
 
@@ -136,18 +132,15 @@ class Search:
         vocabulary: Vocabulary,
         settings: SearchSettings,
         seeds: Mapping[int, Sequence[Sequence[int]]] | None = None,
-        single_tokens: SingleTokens | None = None,
     ) -> None:
         """Prepare.
 
         ``seeds`` are sequences of real text to begin with, by feature; what is too long keeps its end.
-        ``single_tokens`` say what the vocabulary's tokens do one by one, if it is known.
         """
         self._evaluator, self._vocabulary, self._settings = evaluator, vocabulary, settings
         self._rng = np.random.default_rng(settings.seed)
         self._allowed = vocabulary.ids.numpy()
         self._seeds = [(seeds or {}).get(feature, ()) for feature in evaluator.features]
-        self._single_tokens = single_tokens
         features, length = len(evaluator.features), settings.seq_len
         self._free = Population(features, settings.population, length, min(_SWEPT_CANDIDATES, len(vocabulary)))
         self._fluent = FluentPopulation(features, length, len(vocabulary))
@@ -186,10 +179,7 @@ class Search:
 
     def _begin_all(self, everyone: np.ndarray) -> None:
         settings = self._settings
-        if self._single_tokens is None and "single tokens" in settings.sources:
-            everything = torch.arange(len(self._vocabulary))
-            self._single_tokens = try_tokens(self._evaluator, self._vocabulary, everything, caching=settings.caching)
-        self._starts = Starts(settings.sources, self._allowed, self._single_tokens, self._seeds, self._rng)
+        self._starts = Starts(settings.sources, self._allowed, self._seeds, self._rng)
         self._begin(everyone)
         if settings.n_steps:
             self._relax(everyone)
@@ -506,6 +496,5 @@ class Search:
             found=tuple(sorted(self._elites[place].values(), key=lambda found: -found.value)),
             token_evaluations=self._spent,
             convergence=tuple(self._convergence[place]),
-            single_token=self._single_tokens.best(place) if self._single_tokens else None,
             relaxation=self._relaxations[place],
         )

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sae_analysis.synth_activations.atlas import SingleTokens
 from sae_analysis.synth_activations.operators import Ids
 
-SOURCES = ("real text", "single tokens", "random")
+SOURCES = ("real text", "random")
 """In the order of their turns."""
-
-_SHARE_OF_BEST = 0.5
-"""Share of the best single tokens in sequences made of them; the rest is random."""
 
 
 class Starts:
@@ -21,12 +17,11 @@ class Starts:
         self,
         sources: Sequence[str],
         allowed: np.ndarray,
-        single_tokens: SingleTokens | None,
         seeds: Sequence[Sequence[Sequence[int]]],
         rng: np.random.Generator,
     ) -> None:
         """Prepare; ``seeds`` are real text for each feature."""
-        self._sources, self._allowed, self._single_tokens = sources, allowed, single_tokens
+        self._sources, self._allowed = sources, allowed
         self._seeds, self._rng = seeds, rng
         self._turn = [0] * len(seeds)
 
@@ -38,11 +33,6 @@ class Starts:
         rows = self._rng.choice(self._allowed, size=(count, length))
         if source == "real text":
             self._lay_real_text(rows, self._seeds[place])
-        elif source == "single tokens" and self._single_tokens is not None:
-            best = self._single_tokens.strongest(place, count)
-            is_best = self._rng.random(rows.shape) < _SHARE_OF_BEST
-            is_best[:, -1] = True
-            rows = np.where(is_best, self._rng.choice(best, size=rows.shape), rows)
         return source, rows
 
     def _lay_real_text(self, rows: Ids, seeds: Sequence[Sequence[int]]) -> None:
