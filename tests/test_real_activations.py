@@ -10,14 +10,22 @@ from conftest import D_SAE, TEXTS, K, make_sae, topk_weights
 from oracle import Dense, disagreements
 
 from sae_analysis.corpus import Corpus, Document, Windowing
-from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError
+from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError, SAEFormatError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.real_activations import RealSettings, analyze, analyze_real_activations
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.sae_formats import load_sae
-from sae_analysis.sae_interface import JumpReLU, Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
+from sae_analysis.sae_interface import (
+    AbsTopK,
+    ActivationRule,
+    JumpReLU,
+    Origin,
+    SparseAutoencoder,
+    TopK,
+    UnifiedSAEInterface,
+)
 
 SHORT = RealSettings(windowing=Windowing(seq_len=24, batch_size=4), max_examples=6)
 
@@ -254,6 +262,21 @@ def test_the_same_run_twice_gives_the_same_result(
 # --- only what is asked for, and transcoders ------------------------------------------------------------------------
 
 
+def topk_sae(weights: dict[str, torch.Tensor], rule: ActivationRule | None = None) -> UnifiedSAEInterface:
+    """Return an SAE whose features depend on each other."""
+    return UnifiedSAEInterface(
+        SparseAutoencoder(
+            W_enc=weights["encoder.weight"].T,
+            b_enc=weights["encoder.bias"],
+            W_dec=weights["decoder.weight"].T,
+            b_dec=weights["b_dec"],
+            rule=rule or TopK(8),
+            subtract_b_dec=True,
+        ),
+        origin=Origin(hook="blocks.1.hook_resid_post"),
+    )
+
+
 def jump_relu(weights: dict[str, torch.Tensor]) -> UnifiedSAEInterface:
     """Return an SAE whose features do not depend on each other, with thresholds that let some fire."""
     return UnifiedSAEInterface(
@@ -285,6 +308,50 @@ def test_features_encoded_alone_have_the_same_statistics(model: LanguageModel, c
         assert one.max_activation == pytest.approx(other.max_activation, rel=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["topk", "jumprelu"])
+@pytest.mark.parametrize("dictionary_tokens", [1, 1_000_000])
+def test_screened_and_dense_encoding_give_the_same(
+    rule: str, dictionary_tokens: int, model: LanguageModel, corpus_file: Path
+) -> None:
+    sae = jump_relu(topk_weights()) if rule == "jumprelu" else topk_sae(topk_weights())
+    settings = replace(ALWAYS, dictionary_tokens=dictionary_tokens)
+    dense, screened = (
+        run(sae, model, corpus_file, "3,0,17,40", replace(settings, encoder=encoder))
+        for encoder in ("dense", "screened")
+    )
+    assert [result.provenance.options["encoder"] for result in (dense, screened)] == ["dense", "screened"]
+    for one, other in zip(screened.features, dense.features, strict=True):
+        assert one.active_count == other.active_count > 0
+        assert essence(one) == essence(other)
+        assert one.histogram.counts == other.histogram.counts
+        assert one.max_activation == pytest.approx(other.max_activation, rel=1e-5)
+    assert screened.fit.explained_variance == pytest.approx(dense.fit.explained_variance, rel=1e-2)
+    if dictionary_tokens > 1:
+        assert screened.dictionary.density == dense.dictionary.density
+        assert screened.fit.l0 == dense.fit.l0
+        assert screened.fit.explained_variance == pytest.approx(dense.fit.explained_variance, rel=1e-5)
+
+
+def test_how_it_encodes_is_measured_and_said(
+    model: LanguageModel, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = jump_relu(topk_weights())
+    for answer in (sae.new_screen(), None):
+        monkeypatch.setattr(UnifiedSAEInterface, "faster_screen", lambda *_, answer=answer: answer)
+        result = run(sae, model, corpus_file, "3", ALWAYS)
+        assert result.provenance.options["encoder"] == ("screened" if answer else "dense")
+
+
+def test_a_screen_that_there_is_not_is_refused(model: LanguageModel, corpus_file: Path) -> None:
+    sae = topk_sae(topk_weights(), AbsTopK(8))
+    with pytest.raises(SAEFormatError) as raised:
+        run(sae, model, corpus_file, "3", replace(ALWAYS, encoder="screened"))
+    assert str(raised.value) == (
+        "--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is AbsTopK(k=8) on cpu: leave "
+        "the option out."
+    )
+
+
 def test_what_all_features_were_measured_on_is_said(model: LanguageModel, corpus_file: Path) -> None:
     alone, together = (run(jump_relu(topk_weights()), model, corpus_file, "3", s) for s in (ONCE, ALWAYS))
     assert 0 < alone.fit.measured_tokens < alone.fit.token_count == together.fit.measured_tokens
@@ -302,16 +369,16 @@ def test_after_the_dictionarys_tokens_nothing_else_is_encoded(
         return encode(sae, x)
 
     monkeypatch.setattr(SparseAutoencoder, "encode", spy)
-    run(jump_relu(topk_weights()), model, corpus_file, "3,5", replace(ONCE, firings=0))
+    run(jump_relu(topk_weights()), model, corpus_file, "3,5", replace(ONCE, firings=0, encoder="dense"))
     assert (widths[0], set(widths[1:])) == (D_SAE, {2})
 
 
-def test_rules_that_compare_features_encode_them_all(
+def test_where_all_features_are_asked_for_all_are_measured_on_everything(
     model: LanguageModel, sae: UnifiedSAEInterface, corpus_file: Path
 ) -> None:
-    result = run(sae, model, corpus_file, "3", ONCE)
+    result = run(sae, model, corpus_file, "all", ONCE)
     assert result.fit.measured_tokens == result.fit.token_count
-    assert result == replace(run(sae, model, corpus_file, "3", ALWAYS), provenance=result.provenance)
+    assert result == replace(run(sae, model, corpus_file, "all", ALWAYS), provenance=result.provenance)
 
 
 def test_a_transcoder_is_measured_against_what_it_writes(model: LanguageModel, corpus_file: Path) -> None:

@@ -53,7 +53,14 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1_000_000,
         help="tokens on which all features are encoded, for the fit and the dictionary; after these only those asked "
-        "for, where the SAE's rule allows it",
+        "for",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=("auto", "dense", "screened"),
+        default="auto",
+        help="how the SAE encodes: every feature of every token; or only what may fire, found by a cheaper product, "
+        "which gives the same; auto measures which is faster",
     )
     group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
     add_bos_option(group, where="window")
@@ -90,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         firings=options.firings,
         norm_outliers=options.norm_outliers,
         dictionary_tokens=options.dictionary_tokens,
+        encoder=options.encoder,
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )

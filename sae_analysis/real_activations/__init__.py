@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ def analyze(
         check_fit(fit.explained_variance, site.name)
     counts, maxima, _ = collected.dictionary.finish()
     chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else features
-    options = asdict(settings)
+    options: dict[str, Any] = asdict(settings) | {"encoder": collected.encoder}
     return AnalysisResult(
         provenance=describe_run(
             site,

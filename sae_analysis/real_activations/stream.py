@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from sae_analysis.accumulators import (
     ValueStatistics,
 )
 from sae_analysis.corpus import TokenBatch, TokenStream, Windowing, norm_outliers
-from sae_analysis.errors import ModelError
+from sae_analysis.errors import ModelError, SAEFormatError
 from sae_analysis.reconstruction import BosPolicy, Site, check_fit, update_fit
-from sae_analysis.sae_interface import SparseCode
+from sae_analysis.sae_interface import Screen, SparseCode
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
@@ -29,6 +30,9 @@ EARLY_CHECK_TOKENS = 4096
 
 BAND_QUARTERS = 4
 """Bands of examples over the activation range."""
+
+_TIMED_TOKENS = 256
+"""Tokens of the first batch on which ways to encode are timed."""
 
 _SAMPLES_PER_BAND_EXAMPLE = 4
 """Random windows held for each example of a band: the bands fill by chance, and some are top examples already."""
@@ -65,7 +69,11 @@ class RealSettings:
 
     dictionary_tokens: int = 1_000_000
     """Tokens on which all features are encoded, for the fit and the statistics of the dictionary; after these only
-    the features asked for, where the SAE's rule allows to encode them alone."""
+    the features asked for."""
+
+    encoder: Literal["auto", "dense", "screened"] = "auto"
+    """How the encoder's product is computed: whole; or only where something may fire, which gives the same; ``auto``
+    measures at the start which is faster."""
 
     allow_poor_fit: bool = False
     """Whether to go on where the SAE explains less than the mean would."""
@@ -81,6 +89,9 @@ class Collected:
     examples: ExampleStatistics
     dictionary: DictionaryStatistics
     fit: FitStatistics
+
+    encoder: str = "dense"
+    """How the encoder's product was computed."""
 
     token_count: int = 0
     """Kept tokens; those of ``fit`` and ``dictionary`` may be fewer."""
@@ -119,13 +130,17 @@ def accumulate(
     local_index[list(features)] = np.arange(len(features))
     checked = settings.allow_poor_fit
     with torch.inference_mode():
-        encode_asked_for = site.sae.encoder_of(features)
+        screen, encode_asked_for = None, None
         for batch in stream:
             x, target, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
-            if site.sae.is_separable and collected.fit.token_count >= settings.dictionary_tokens:
+            if encode_asked_for is None:
+                screen = _screen(site, settings, x)
+                encode_asked_for = site.sae.encoder_of(features, screen)
+                collected.encoder = "screened" if screen else "dense"
+            if collected.fit.token_count >= settings.dictionary_tokens and len(features) < site.sae.dict_size:
                 acts = _placed(encode_asked_for(x), batch)
             else:
-                code = site.sae.encode_sparse(x)
+                code = site.sae.encode_sparse(x, screen)
                 update_fit(collected.fit, target, site.sae.decode_sparse(code, x), code)
                 acts = _placed(code, batch)
                 collected.dictionary.update(acts)
@@ -136,6 +151,21 @@ def accumulate(
             if progress:
                 progress(batch.token_count, stream.expected_tokens)
     return collected
+
+
+def _screen(site: Site, settings: RealSettings, x: Tensor) -> Screen | None:
+    """Return what saves work in encoding, as it was asked for or as it is faster on some of the first batch."""
+    if settings.encoder == "dense":
+        return None
+    if settings.encoder == "auto":
+        return site.sae.faster_screen(x[:_TIMED_TOKENS])
+    screen = site.sae.new_screen()
+    if screen is None:
+        raise SAEFormatError(
+            f"--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is {site.sae.rule_name} "
+            f"on {site.model.device}: leave the option out."
+        )
+    return screen
 
 
 def _activations(

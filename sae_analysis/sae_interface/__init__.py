@@ -4,6 +4,7 @@ A supported checkpoint becomes a ``SparseAutoencoder``; anything else that has a
 it is. Both are used through ``UnifiedSAEInterface``.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from sae_analysis.sae_interface.rules import (
     SelectingRule,
     TopK,
 )
+from sae_analysis.sae_interface.screening import Screen, can_screen
 
 __all__ = [
     "AbsTopK",
@@ -50,6 +52,7 @@ __all__ = [
     "Pursuit",
     "ReLU",
     "SAEOutput",
+    "Screen",
     "SparseAutoencoder",
     "SparseCode",
     "TopK",
@@ -81,6 +84,12 @@ class SparseCode(NamedTuple):
     feature: Int64[Tensor, " n"]
     value: Float[Tensor, " n"]
 
+
+_WORTH_SCREENING = 1 << 20
+"""Weights of an encoder below which it is not worth measuring what would be faster."""
+
+_CLEARLY_FASTER = 0.8
+"""Share of the time that screening may take: where it is close, no run should choose otherwise than the one before."""
 
 Encoder = Callable[[Float[Tensor, "tokens d_in"]], SparseCode]
 
@@ -202,13 +211,17 @@ class UnifiedSAEInterface:
             pre_activation=pre_activation,
         )
 
-    def encode_sparse(self, x: Float[Tensor, "tokens d_in"]) -> SparseCode:
+    def encode_sparse(self, x: Float[Tensor, "tokens d_in"], screen: Screen | None = None) -> SparseCode:
         """Return only the non-zero activations, in order of token; for TopK, no dense array of them is built.
+
+        With a ``screen`` of this SAE, what cannot fire is not computed, and nothing is differentiable.
 
         Raises:
             FitError: ``x`` has another width than the SAE reads.
         """
         self._check_width(x)
+        if screen is not None:
+            return SparseCode(*screen.encode(x))
         if isinstance(self._sae, SparseAutoencoder) and isinstance(self._sae.rule, SelectingRule):
             values, indices = self._sae.rule.select(self._sae.pre_activation(x))
             token, place = values.nonzero(as_tuple=True)
@@ -217,10 +230,27 @@ class UnifiedSAEInterface:
         token, feature = features.nonzero(as_tuple=True)
         return SparseCode(token, feature, features[token, feature])
 
-    def encoder_of(self, features: Sequence[int]) -> Encoder:
+    def new_screen(self) -> Screen | None:
+        """Return what saves ``encode_sparse`` most of its work; None where the rule or the device does not allow it."""
+        return Screen(self._sae) if isinstance(self._sae, SparseAutoencoder) and can_screen(self._sae) else None
+
+    def faster_screen(self, x: Float[Tensor, "tokens d_in"]) -> Screen | None:
+        """Return a screen if ``x`` is encoded clearly faster with it: not every processor has the means."""
+        if self.encoder_weights.numel() < _WORTH_SCREENING or (screen := self.new_screen()) is None:
+            return None
+        seconds = {}
+        for candidate in (screen, None):
+            self.encode_sparse(x, candidate)  # the first of anything is slow
+            begin = time.perf_counter()
+            self.encode_sparse(x, candidate)
+            seconds[candidate] = time.perf_counter() - begin
+        return screen if seconds[screen] < _CLEARLY_FASTER * seconds[None] else None
+
+    def encoder_of(self, features: Sequence[int], screen: Screen | None = None) -> Encoder:
         """Return a function like ``encode_sparse`` that gives these features alone.
 
-        Where the rule allows it (``SeparableRule``), it computes nothing else; others encode everything and select.
+        Where the rule allows it (``SeparableRule``), it computes nothing else; others encode everything and select,
+        or with a ``screen`` only the tokens on which one of these features may fire.
         """
         chosen = torch.tensor(sorted(set(features)), dtype=torch.int64, device=self.encoder_weights.device)
         narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) and len(chosen) else None
@@ -228,6 +258,9 @@ class UnifiedSAEInterface:
         asked_for[chosen] = True
 
         def encode_and_select(x: Float[Tensor, "tokens d_in"]) -> SparseCode:
+            if screen is not None:
+                self._check_width(x)
+                return SparseCode(*screen.encode(x, asked_for))
             code = self.encode_sparse(x)
             wanted = asked_for[code.feature]
             return SparseCode(code.token[wanted], code.feature[wanted], code.value[wanted])

@@ -135,6 +135,7 @@ class SparseAutoencoder(nn.Module):
         for name, weight in weights.items():
             held = None if weight is None else weight.detach().to(torch.float32).contiguous()
             self.register_buffer(name, held)
+        self.W_enc = self.W_enc.T.contiguous().T  # feature by feature, as they are picked
         self.rule, self.subtract_b_dec, self.input_norm = rule, subtract_b_dec, input_norm
 
     @property
@@ -147,15 +148,21 @@ class SparseAutoencoder(nn.Module):
         """Whether single features can be encoded without the others."""
         return isinstance(self.rule, SeparableRule)
 
-    def pre_activation(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Return ``(norm(x) - b_dec) W_enc + b_enc``, without the norm or the subtraction where there is none."""
+    def encoder_input(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Return ``norm(x) - b_dec`` in float32, without the norm or the subtraction where there is none."""
         x = x.float()
         if self.input_norm is not None:
             x = self.input_norm.apply(x)
-        if self.subtract_b_dec:
-            x = x - self.b_dec
-        flat = torch.addmm(self.b_enc, x.reshape(-1, x.shape[-1]), self.W_enc)
-        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+        return x - self.b_dec if self.subtract_b_dec else x
+
+    def product(self, encoder_input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return ``encoder_input W_enc + b_enc``."""
+        flat = torch.addmm(self.b_enc, encoder_input.reshape(-1, encoder_input.shape[-1]), self.W_enc)
+        return flat.reshape(*encoder_input.shape[:-1], flat.shape[-1])
+
+    def pre_activation(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Return ``(norm(x) - b_dec) W_enc + b_enc``."""
+        return self.product(self.encoder_input(x))
 
     def ceiling(self) -> Float[Tensor, " d_sae"] | None:
         """Return the largest pre-activation that any input gives each feature; None where the input is not normed.

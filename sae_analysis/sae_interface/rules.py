@@ -60,6 +60,13 @@ class ActivationRule(nn.Module, ABC):
 class SeparableRule(ActivationRule):
     """A rule under which no feature's activation depends on another's, so that a few can be computed alone."""
 
+    def floor(self) -> Tensor | float | None:
+        """Return what a pre-activation must exceed for its feature to fire, ``[d_sae]`` or one number.
+
+        None where nothing such is known; then whoever encodes must look at every feature.
+        """
+        return None
+
     def only(self, features: Int64[Tensor, " chosen"]) -> "SeparableRule":
         """Return the rule of these features, for pre-activations ``[..., chosen]`` of theirs alone."""
         buffers = {
@@ -70,6 +77,10 @@ class SeparableRule(ActivationRule):
 
 class ReLU(SeparableRule):
     """``max(pre, 0)``."""
+
+    def floor(self) -> float:
+        """Return zero."""
+        return 0.0
 
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the activations."""
@@ -96,7 +107,11 @@ class JumpReLU(SeparableRule):
 
     def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return how far each pre-activation lies above threshold and zero."""
-        return pre_activation - self.threshold.relu()
+        return pre_activation - self.floor()
+
+    def floor(self) -> Tensor:
+        """Return the threshold, or zero where that is higher."""
+        return self.threshold.relu()
 
     def __str__(self) -> str:
         """Return the rule with the range of its thresholds."""
@@ -129,6 +144,10 @@ class Gated(SeparableRule):
     def margin(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return how far each pre-activation lies above where the gate opens and the magnitude is positive."""
         return torch.minimum(pre_activation, pre_activation - self.b_gate + self.b_mag * (-self.r_mag).exp())
+
+    def floor(self) -> float:
+        """Return zero, where the gate opens."""
+        return 0.0
 
 
 # --- features against each other -----------------------------------------------------------------------------------

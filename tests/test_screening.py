@@ -1,0 +1,274 @@
+"""Screened encoding against the whole product: the same features, with the same values."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_analysis.errors import FitError
+from sae_analysis.sae_interface import (
+    AbsTopK,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    LayerNorm,
+    MatchingPursuit,
+    Pursuit,
+    ReLU,
+    Screen,
+    SparseAutoencoder,
+    TopK,
+    UnifiedSAEInterface,
+    screening,
+)
+from sae_analysis.sae_interface.rules import SeparableRule
+
+RULES = ("topk", "ranked topk", "relu", "jumprelu", "gated")
+
+
+def rule_of(name, d_sae, k, draw):
+    """Return a rule whose arithmetic is exact on whole numbers."""
+
+    def whole(low, high):
+        return torch.randint(low, high, (d_sae,), generator=draw).float()
+
+    if name == "topk":
+        return TopK(k)
+    if name == "ranked topk":
+        return TopK(k, rank_by=2.0 ** whole(-1, 2))
+    if name == "relu":
+        return ReLU()
+    return JumpReLU(whole(-3, 9)) if name == "jumprelu" else Gated(whole(-3, 3), torch.zeros(d_sae), whole(-3, 3))
+
+
+def sae_of(weights, bias, rule, **options):
+    d_in, d_sae = weights.shape
+    parts = {"W_dec": torch.ones(d_sae, d_in), "b_dec": torch.zeros(d_in), "subtract_b_dec": False} | options
+    return SparseAutoencoder(W_enc=weights, b_enc=bias, rule=rule, **parts)
+
+
+def table(code, tokens, d_sae):
+    """Lay non-zero activations out, and hold them to be in order of token, each of them once."""
+    token, feature, value = code
+    assert (value != 0).all()
+    assert (token.diff() >= 0).all()
+    assert len(set(zip(token.tolist(), feature.tolist(), strict=True))) == len(token)
+    dense = torch.zeros(tokens, d_sae)
+    dense[token, feature] = value
+    return dense
+
+
+def whole_numbers(tokens, d_in, d_sae, draw, *, most):
+    """Return an input, weights and biases of small whole numbers, with ties everywhere."""
+    shapes = ((tokens, d_in), (d_in, d_sae), (d_sae,))
+    return (torch.randint(-most, most + 1, shape, generator=draw).float() for shape in shapes)
+
+
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 70), st.integers(1, 300), st.integers(1, 40))
+"""Tokens, d_in, d_sae and k."""
+
+
+@given(rule=st.sampled_from(RULES), sizes=SIZES, most=st.sampled_from((1, 3, 300)), seed=st.integers(0, 2**30))
+def test_whole_numbers_give_the_same_bits_ties_and_all(rule, sizes, most, seed):
+    """Sums of whole numbers are exact in float32; above 256 they are not in bfloat16."""
+    tokens, d_in, d_sae, k = sizes
+    draw = torch.Generator().manual_seed(seed)
+    x, weights, bias = whole_numbers(tokens, d_in, d_sae, draw, most=most)
+    sae = sae_of(weights, bias, rule_of(rule, d_sae, min(k, d_sae), draw))
+    plain = UnifiedSAEInterface(sae).encode_sparse(x)
+    assert torch.equal(table(Screen(sae).encode(x), tokens, d_sae), table(plain, tokens, d_sae))
+
+
+@given(
+    rule=st.sampled_from(("topk", "jumprelu")),
+    sizes=st.tuples(st.integers(1, 600), st.integers(1, 64)),
+    scale=st.sampled_from((1e-30, 1e-3, 1.0, 1e6, 1e17)),
+    spread=st.floats(0, 3),
+    seed=st.integers(0, 2**30),
+)
+def test_real_numbers_differ_by_rounding_alone(rule, sizes, scale, spread, seed):
+    """What lies clearly above or below, in float64, is in or out; norms differ by up to e^6, inputs are off centre."""
+    (d_in, k), draw, d_sae, tokens = sizes, torch.Generator().manual_seed(seed), 400, 6
+    mean = 3 * torch.randn(d_in, generator=draw)
+    norms = (spread * (torch.rand(d_sae, generator=draw) * 2 - 1)).exp()
+    weights = torch.randn(d_in, d_sae, generator=draw) * norms
+    x = scale * (torch.randn(tokens, d_in, generator=draw) + mean)
+    bias = scale * torch.randn(d_sae, generator=draw)
+    true = (x.double() @ weights.double() + bias.double()).clamp(min=0)
+    size = x.double().norm(dim=1, keepdim=True) * weights.double().norm(dim=0).max() + bias.abs().max()
+    edge = true.topk(k, dim=1).values[:, -1:] if rule == "topk" else 2.0 * scale * torch.ones(tokens, 1)
+    sae = sae_of(weights, bias, TopK(k) if rule == "topk" else JumpReLU(torch.tensor(2.0 * scale)))
+    found = table(Screen(sae).encode(x), tokens, d_sae).double()
+    doubt = 4e-7 * d_in**0.5 * size + 1e-37
+    assert (found[(true > edge + doubt) & (true > doubt)] > 0).all()
+    assert (found[true < edge - doubt] == 0).all()
+    fired = found > 0
+    assert ((found - true).abs()[fired] <= doubt.expand_as(true)[fired]).all()
+
+
+DOWN, UP = 1 + 2.0**-8 * (1 - 2.0**-6), 1 + 2.0**-8 * (1 + 2.0**-6)
+"""Numbers beside the middle between two of bfloat16, which is 1 + 2^-8: rounded to 1 and to 1 + 2^-7."""
+
+
+def hidden_by_rounding(what):
+    """Return an input, weights and biases whose first feature is larger than its second, and not so in bfloat16."""
+    zeros, ones = torch.zeros(128), torch.ones(128)
+    first, second = torch.cat((ones, zeros)), torch.cat((zeros, ones))
+    bias = torch.tensor([-128.0, -128.125])  # large products would be rounded to no difference at all
+    if what == "input":
+        return torch.cat((DOWN * ones, UP * ones)), torch.stack((first, second), 1), bias
+    if what == "weights":
+        return torch.ones(256), torch.stack((DOWN * first, UP * second), 1), bias
+    # What the bias is made of is taken off again, so that what it was rounded by counts.
+    return torch.ones(2), torch.tensor([[-256.0, -256.0], [0.0, -3 / 32]]), torch.tensor([257 - 1 / 32, 257 + 1 / 32])
+
+
+@pytest.mark.parametrize("what", ["input", "weights", "bias"])
+def test_what_rounding_hides_is_found(what):
+    """The first feature loses, and the second gains, as much as rounding can do; TopK(1) is to choose the first."""
+    x, weights, bias = hidden_by_rounding(what)
+    exact = x.double() @ weights.double() + bias.double()
+    rounded = (x.bfloat16().double() @ weights.bfloat16().double()) + (bias.bfloat16() if what == "bias" else bias)
+    assert exact[0] > exact[1]
+    assert rounded[0] < rounded[1]
+    sae = sae_of(torch.cat((weights, torch.zeros(len(x), 62)), 1), torch.cat((bias, torch.full((62,), -9.0))), TopK(1))
+    token, feature, value = Screen(sae).encode(x[None])
+    assert (token.tolist(), feature.tolist()) == ([0], [0])
+    assert value.item() == pytest.approx(float(exact[0]), rel=1e-6)
+
+
+def test_the_bound_holds_and_is_not_idle():
+    """Of random products none is further off than the bound, and some are by more than a tenth of it."""
+    draw = torch.Generator().manual_seed(0)
+    weights, x = torch.randn(300, 500, generator=draw), torch.randn(50, 300, generator=draw)
+    bias = torch.randn(500, generator=draw)
+    screen = Screen(sae_of(weights, bias, ReLU()))
+    error = screen._lay_out(x)
+    product = screen._input[:50].float() @ screen._weights.float()
+    off = (product[:, :500] - error[:, None] - (x @ weights + bias)).abs() / error[:, None]
+    assert 0.1 < off.max() < 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
+    draw = torch.Generator().manual_seed(1)
+    x, weights, bias = whole_numbers(100, 24, 200, draw, most=2)
+    sae = sae_of(weights, bias, rule_of(rule, 200, 5, draw))
+    whole = table(UnifiedSAEInterface(sae).encode_sparse(x), 100, 200)
+    monkeypatch.setattr(screening, "_BLOCK", 16)
+    monkeypatch.setattr(screening, "_MOST_SHARE", 1.0)
+    interface = UnifiedSAEInterface(sae)
+    screen = interface.new_screen()
+    assert torch.equal(table(interface.encode_sparse(x, screen), 100, 200), whole)
+    for features in ([3], [0, 17, 199], []):
+        wanted = torch.zeros(200)
+        wanted[features] = 1
+        assert torch.equal(table(interface.encoder_of(features, screen)(x), 100, 200), whole * wanted)
+
+
+@pytest.mark.parametrize("rule", [TopK(8), JumpReLU(torch.tensor(20.0))], ids=str)
+def test_few_are_computed_that_do_not_fire(rule):
+    draw = torch.Generator().manual_seed(2)
+    weights, x = torch.randn(64, 2048, generator=draw), torch.randn(200, 64, generator=draw)
+    screen = Screen(sae_of(weights, torch.zeros(2048), rule))
+    fired = len(screen.encode(x)[0])
+    candidates = screen._candidates(x)
+    assert fired > 1000
+    assert fired < len(candidates[0]) < 2.5 * fired
+
+
+def test_most_tokens_take_the_short_way_and_the_rest_the_long_one(monkeypatch):
+    """Tokens whose edge is a tie, or that have too many candidates, are encoded whole; others never are."""
+    draw = torch.Generator().manual_seed(2)
+    weights, x = torch.randn(64, 2048, generator=draw), torch.randn(40, 64, generator=draw)
+    weights[:, 1] = weights[:, 0]
+    sae, asked = sae_of(weights, torch.zeros(2048), TopK(8)), []
+    whole = SparseAutoencoder.product
+    monkeypatch.setattr(SparseAutoencoder, "product", lambda self, z: (asked.append(len(z)), whole(self, z))[1])
+    screen = Screen(sae)
+    screen.encode(x)
+    assert asked == []
+    x[5] = x[9] = torch.linalg.lstsq(weights[:, :1].T, torch.tensor([[1.0]])).solution[:, 0]  # the two come first
+    sae.rule._k = 1
+    code = screen.encode(x)
+    assert asked == [2]
+    torch.testing.assert_close(table(code, 40, 2048), sae.rule(whole(sae, x)))
+    asked.clear()
+    monkeypatch.setattr(screening, "_MOST_PER_K", 0)
+    assert torch.equal(table(screen.encode(x), 40, 2048), sae.rule(whole(sae, x)))
+    assert asked == [40]
+
+
+def test_what_does_not_fit_into_float32_takes_the_long_way():
+    """The norm of the first token overflows, and no product does."""
+    x = torch.tensor([[1e38], [1.0]]) * (1 + torch.arange(64) / 128)
+    assert x.norm(dim=1).isinf().tolist() == [True, False]
+    sae = sae_of(torch.eye(64), torch.zeros(64), TopK(3))
+    expected = table(UnifiedSAEInterface(sae).encode_sparse(x), 2, 64)
+    assert torch.equal(table(Screen(sae).encode(x), 2, 64), expected)
+
+
+def test_norm_and_decoder_bias_come_first():
+    draw = torch.Generator().manual_seed(3)
+    weights, x = torch.randn(32, 256, generator=draw), 5 + torch.randn(20, 32, generator=draw)
+    sae = sae_of(
+        weights,
+        torch.zeros(256),
+        TopK(6),
+        b_dec=torch.randn(32, generator=draw),
+        subtract_b_dec=True,
+        input_norm=LayerNorm(),
+    )
+    plain = table(UnifiedSAEInterface(sae).encode_sparse(x), 20, 256)
+    torch.testing.assert_close(table(Screen(sae).encode(x), 20, 256), plain)
+
+
+def test_no_tokens_and_none_that_fire():
+    sae = sae_of(torch.ones(4, 16), torch.full((16,), -100.0), TopK(2))
+    for tokens in (0, 3):
+        token, feature, value = Screen(sae).encode(torch.ones(tokens, 4))
+        assert (len(token), len(feature), len(value)) == (0, 0, 0)
+
+
+class Softplus(SeparableRule):
+    """Fires wherever the pre-activation lies, which nobody has said is not so."""
+
+    def forward(self, pre_activation):
+        return torch.nn.functional.softplus(pre_activation)
+
+
+class Loudest(TopK):
+    """Chooses in a way of its own."""
+
+
+def test_other_rules_are_not_screened():
+    weights, bias = torch.randn(8, 16), torch.zeros(16)
+    for rule in (AbsTopK(2), GroupMax(4), Softplus(), Loudest(2)):
+        sae = sae_of(weights, bias, rule)
+        assert UnifiedSAEInterface(sae).new_screen() is None
+        assert UnifiedSAEInterface(sae).faster_screen(torch.randn(3, 8)) is None
+        with pytest.raises(ValueError, match="cannot be screened on cpu"):
+            Screen(sae)
+    pursuit = Pursuit(most=3, tolerance=0.0, stop_on_repeat=False)
+    pursuing = MatchingPursuit(W_dec=weights.T, b_dec=torch.zeros(8), rule=pursuit, subtract_b_dec=False)
+    assert UnifiedSAEInterface(pursuing).new_screen() is None
+    assert UnifiedSAEInterface(sae_of(weights, bias, TopK(2))).new_screen() is not None
+
+
+def test_another_width_is_refused_with_a_screen_too():
+    interface = UnifiedSAEInterface(sae_of(torch.randn(8, 16), torch.zeros(16), TopK(2)))
+    screen = interface.new_screen()
+    for encode in (lambda x: interface.encode_sparse(x, screen), interface.encoder_of([1], screen)):
+        with pytest.raises(FitError, match="reads activations of width 8, but was given width 9"):
+            encode(torch.randn(2, 9))
+
+
+def test_the_faster_way_is_taken(monkeypatch):
+    x, small, large = torch.randn(3, 64), torch.randn(64, 512), torch.randn(64, 1 << 14)
+    for seconds, is_faster in (((7.5, 10), True), ((8.5, 10), False)):
+        for weights in (small, large):
+            clock = iter(np.cumsum([0, seconds[0], 0, seconds[1]]).tolist())
+            monkeypatch.setattr("time.perf_counter", lambda clock=clock: next(clock))
+            interface = UnifiedSAEInterface(sae_of(weights, torch.zeros(weights.shape[1]), TopK(2)))
+            assert (interface.faster_screen(x) is not None) == (is_faster and weights is large)
