@@ -65,7 +65,7 @@ def whole_numbers(tokens, d_in, d_sae, draw, *, most):
     return (torch.randint(-most, most + 1, shape, generator=draw).float() for shape in shapes)
 
 
-SIZES = st.tuples(st.integers(1, 9), st.integers(1, 70), st.integers(1, 300), st.integers(1, 40))
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 70), st.integers(1, 700), st.integers(1, 40))
 """Tokens, d_in, d_sae and k."""
 
 
@@ -76,8 +76,10 @@ def test_whole_numbers_give_the_same_bits_ties_and_all(rule, sizes, most, seed):
     draw = torch.Generator().manual_seed(seed)
     x, weights, bias = whole_numbers(tokens, d_in, d_sae, draw, most=most)
     sae = sae_of(weights, bias, rule_of(rule, d_sae, min(k, d_sae), draw))
-    plain = UnifiedSAEInterface(sae).encode_sparse(x)
-    assert torch.equal(table(Screen(sae).encode(x), tokens, d_sae), table(plain, tokens, d_sae))
+    plain, screen = table(UnifiedSAEInterface(sae).encode_sparse(x), tokens, d_sae), Screen(sae)
+    assert torch.equal(table(screen.encode(x), tokens, d_sae), plain)
+    wanted = torch.rand(d_sae, generator=draw) < 4 / d_sae
+    assert torch.equal(table(screen.only(wanted).encode(x), tokens, d_sae), plain * wanted)
 
 
 @given(
@@ -168,14 +170,40 @@ def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
 
 
 @pytest.mark.parametrize("rule", [TopK(8), JumpReLU(torch.tensor(20.0))], ids=str)
-def test_few_are_computed_that_do_not_fire(rule):
+def test_few_are_computed_that_do_not_fire(rule, monkeypatch):
     draw = torch.Generator().manual_seed(2)
     weights, x = torch.randn(64, 2048, generator=draw), torch.randn(200, 64, generator=draw)
     screen = Screen(sae_of(weights, torch.zeros(2048), rule))
     fired = len(screen.encode(x)[0])
-    candidates = screen._candidates(x)
+    computed, compute = [], Screen._pre_activations
+    monkeypatch.setattr(
+        Screen,
+        "_pre_activations",
+        lambda self, z, token, *rest: (computed.append(len(token)), compute(self, z, token, *rest))[1],
+    )
+    screen.encode(x)
     assert fired > 1000
-    assert fired < len(candidates[0]) < 2.5 * fired
+    assert fired < sum(computed) < 2.5 * fired
+
+
+@pytest.mark.parametrize(("wanted", "share"), [(1, 1 / 8), (16, 1 / 8), (128, 1 / 4), (2048, 1)])
+def test_a_part_of_the_dictionary_is_tried_first_where_that_costs_least(wanted, share, monkeypatch):
+    draw, d_sae = torch.Generator().manual_seed(4), 8192
+    weights, x = torch.randn(64, d_sae, generator=draw), torch.randn(300, 64, generator=draw)
+    sae = sae_of(weights, torch.zeros(d_sae), TopK(16))
+    mask = torch.arange(d_sae) % (d_sae // wanted) == 0
+    columns, product = [], Screen._upper_bits
+    monkeypatch.setattr(
+        Screen, "_upper_bits", lambda self, n, w: (columns.append((n, w.shape[1])), product(self, n, w))[1]
+    )
+    code = Screen(sae).only(mask).encode(x)
+    torch.testing.assert_close(table(code, 300, d_sae), sae.rule(sae.product(x)) * mask)
+    if share == 1:
+        assert columns == [(300, d_sae)]
+    else:
+        assert columns[:2] == [(300, share * d_sae), (300, wanted)]
+        assert columns[2][1] == d_sae
+        assert columns[2][0] < 150
 
 
 def test_most_tokens_take_the_short_way_and_the_rest_the_long_one(monkeypatch):

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,9 +194,8 @@ def scan(
         bos=options.bos,
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
-        **reported,
     )
-    real = read_text(site, selection, corpus, settings, options)
+    real = read_text(site, selection, corpus, replace(settings, **reported), options)
     if selection.needs_data:
         ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
         selection = FeatureSelection(kind="indices", ranges=ranges)

@@ -257,10 +257,11 @@ class UnifiedSAEInterface:
         asked_for = torch.zeros(self.dict_size, dtype=torch.bool, device=chosen.device)
         asked_for[chosen] = True
 
+        screen_of_these = None if screen is None else screen.only(asked_for)
+
         def encode_and_select(x: Float[Tensor, "tokens d_in"]) -> SparseCode:
-            if screen is not None:
-                self._check_width(x)
-                return SparseCode(*screen.encode(x, asked_for))
+            if screen_of_these is not None:
+                return self.encode_sparse(x, screen_of_these)
             code = self.encode_sparse(x)
             wanted = asked_for[code.feature]
             return SparseCode(code.token[wanted], code.feature[wanted], code.value[wanted])

@@ -12,15 +12,20 @@ assumed, plus what adding up in float32 rounds (Higham 2002, "Accuracy and stabi
 3.1).
 """
 
+import copy
+import math
 import warnings
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sae_analysis.sae_interface.autoencoder import SparseAutoencoder
 from sae_analysis.sae_interface.rules import SelectingRule, SeparableRule, TopK
+
+Bits = npt.NDArray[np.int16]
 
 Pairs = tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]
 """Token, feature and value of non-zero activations, in order of token."""
@@ -29,7 +34,7 @@ _BLOCK = 1024
 """Tokens of a product."""
 
 _GROUP = 32
-"""Features of which the largest stands for all when the k-th largest of all is bounded."""
+"""Features at most of which the largest stands for all when the k-th largest of all is bounded."""
 
 _GROUPS_PER_K = 4
 """Groups there are at least for each feature that TopK keeps; with fewer the bound is loose."""
@@ -44,7 +49,10 @@ _EXTRA = 3
 """Rows below the encoder's weights: two halves of the bias, and ones for the bound."""
 
 _ALIGNED = 32
-"""Rows that a matrix unit takes at once."""
+"""Rows that a matrix unit takes at once; columns come in as many, so that they can be cut into groups."""
+
+_PARTS = (1 / 8, 1 / 4, 1 / 2)
+"""Shares of the dictionary by which tokens can be told on which few features stay silent."""
 
 _HALF = 2.0**-8
 """Largest relative error of a number rounded to bfloat16, twice over."""
@@ -74,14 +82,10 @@ class Screen:
         if isinstance(sae.rule, SeparableRule) and (floor := sae.rule.floor()) is not None:
             bias = bias - floor
         d_in, d_sae = weights.shape
-        self._group = _GROUP
-        while self._group > 1 and d_sae < self._group * _GROUPS_PER_K * (sae.rule.k or 1):
-            self._group //= 2
-        rows = -(-(d_in + _EXTRA) // _ALIGNED) * _ALIGNED
-        columns = -(-d_sae // self._group) * self._group
+        rows, columns = (-(-size // _ALIGNED) * _ALIGNED for size in (d_in + _EXTRA, d_sae))
         half, high = weights.bfloat16(), bias.bfloat16()
         self._weights = torch.zeros(rows, columns, dtype=torch.bfloat16)
-        self._weights[d_in] = torch.finfo(torch.bfloat16).min  # what fills the last group is never a candidate
+        self._weights[d_in] = torch.finfo(torch.bfloat16).min  # what fills up the columns is never a candidate
         self._weights[:d_in, :d_sae] = half
         self._weights[d_in, :d_sae] = high
         self._weights[d_in + 1, :d_sae] = (bias - high.float()).bfloat16()
@@ -91,41 +95,70 @@ class Screen:
         self._bias = float(bias.abs().max())
         self._input = torch.zeros(_BLOCK, rows, dtype=torch.bfloat16)
         self._input[:, d_in : d_in + 2] = 1.0
-        self._upper = torch.empty(_BLOCK, columns, dtype=torch.bfloat16)
+        self._upper = torch.empty(_BLOCK * columns, dtype=torch.bfloat16)
+        self._wanted: Tensor | None = None
+        self._part: tuple[Tensor, Tensor] | None = None
         with warnings.catch_warnings():  # torch says once that its sparse tensors may change
             warnings.simplefilter("ignore")
             self._pre_activations(torch.zeros(1, d_in), torch.zeros(1).long(), torch.zeros(1).long())
 
-    def encode(self, x: Float[Tensor, "tokens d_in"], wanted: Bool[Tensor, " d_sae"] | None = None) -> Pairs:
-        """Return the non-zero activations; with ``wanted``, those of some features alone.
+    def only(self, wanted: Bool[Tensor, " d_sae"]) -> "Screen":
+        """Return a screen that gives the activations of some features alone, and shares these weights.
 
-        Tokens on which none of the features wanted may fire cost least.
+        Under TopK all features count in what is selected, but on most tokens a part of the dictionary shows already
+        that few can be: what lies below the k largest of a part lies below those of the whole. The part is chosen so
+        that its product, and the whole one for the tokens left, cost least if all features fire alike.
         """
+        narrow, columns = copy.copy(self), self._weights.shape[1]
+        narrow._wanted = wanted
+        if isinstance(self._rule, TopK):
+            selected = int(wanted.sum()) * self._rule.k / len(wanted)
+            costs = {share: share + 1 - math.exp(-selected / share) for share in _PARTS} | {1.0: 1.0}
+            part = int(min(costs, key=costs.__getitem__) * columns) // _ALIGNED * _ALIGNED
+            if self._rule.k <= part < columns:
+                narrow._part = self._weights[:, :part].contiguous(), self._weights[:, : len(wanted)][:, wanted]
+        return narrow
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Pairs:
+        """Return the non-zero activations."""
         z = self._sae.encoder_input(x)
         parts = [] if len(z) else [self._encode_whole(z)]
         for begin in range(0, len(z), _BLOCK):
-            token, feature, value = self._encode_block(z[begin : begin + _BLOCK], wanted)
-            kept = slice(None) if wanted is None else wanted[feature]
+            token, feature, value = self._encode_block(z[begin : begin + _BLOCK])
+            kept = slice(None) if self._wanted is None else self._wanted[feature]
             parts.append((token[kept] + begin, feature[kept], value[kept]))
         token, feature, value = (torch.cat(columns) for columns in zip(*parts, strict=True))
         return token, feature, value
 
-    def _encode_block(self, z: Tensor, wanted: Tensor | None) -> Pairs:
-        candidates = self._candidates(z)
-        if candidates is None:
+    def _encode_block(self, z: Tensor) -> Pairs:
+        error = self._lay_out(z)
+        if not bool(torch.isfinite(error).all()):
             return self._encode_whole(z)
-        token, feature = candidates
-        if wanted is not None:
-            may_fire = torch.zeros(len(z), dtype=torch.bool)
-            may_fire[token[wanted[feature]]] = True
-            kept = may_fire[token]
-            token, feature = token[kept], feature[kept]
         if isinstance(self._rule, TopK):
-            return self._select(z, token, feature, self._rule)
+            return self._encode_selecting(z, error, self._rule)
         assert isinstance(self._rule, SeparableRule), "checked in __init__"
+        token, feature = _pairs(self._upper_bits(len(z), self._weights) >= 0)
+        if len(token) > _MOST_SHARE * len(z) * self._weights.shape[1]:
+            return self._encode_whole(z)
         value = self._rule.only(feature)(self._pre_activations(z, token, feature))
         fired = value != 0
         return token[fired], feature[fired], value[fired]
+
+    def _encode_selecting(self, z: Tensor, error: Tensor, rule: TopK) -> Pairs:
+        left = torch.arange(len(z))
+        if self._part:
+            floor = _floor(self._upper_bits(len(z), self._part[0]), error, rule.k)
+            left = torch.from_numpy((self._upper_bits(len(z), self._part[1]) >= floor).any(axis=1)).nonzero()[:, 0]
+            z = z[left]
+            error = self._lay_out(z)
+        bits = self._upper_bits(len(z), self._weights)
+        token, feature = _pairs(bits >= _floor(bits, error, rule.k))
+        if self._wanted is not None:
+            may_fire = torch.zeros(len(z), dtype=torch.bool)
+            may_fire[token[self._wanted[feature]]] = True
+            token, feature = token[may_fire[token]], feature[may_fire[token]]
+        token, feature, value = self._select(z, token, feature, rule)
+        return left[token], feature, value
 
     def _encode_whole(self, z: Tensor) -> Pairs:
         if isinstance(self._rule, SelectingRule):
@@ -137,36 +170,6 @@ class Screen:
         return token, feature, values[token, feature]
 
     # --- what could fire -------------------------------------------------------------------------------------------
-
-    def _candidates(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return token and feature of what could fire, in order; None where that is too much to be worth it."""
-        error = self._lay_out(z)
-        if not bool(torch.isfinite(error).all()):
-            return None
-        upper = self._upper[: len(z)]
-        torch.mm(self._input[: len(z)], self._weights, out=upper)
-        # From zero up, the bits of bfloat16 are in the order of 16-bit integers; those of what is below are below.
-        bits = upper.view(torch.int16)
-        floor = self._floor(bits, error, self._rule.k) if isinstance(self._rule, TopK) else np.int16(0)
-        # NumPy compares and searches these several times as fast as torch does.
-        found = np.flatnonzero(bits.numpy() >= floor)
-        if len(found) > _MOST_SHARE * bits.numel() and not isinstance(self._rule, TopK):
-            return None
-        token, feature = np.divmod(found, bits.shape[1])
-        return torch.from_numpy(token), torch.from_numpy(feature)
-
-    def _floor(self, bits: Tensor, error: Tensor, k: int) -> np.ndarray:
-        """Return what each token's k largest are not below, ``[tokens, 1]`` in the bits of a bfloat16.
-
-        At least k features, one of each group, are not below the k-th largest of the groups' largest.
-        """
-        largest = bits.view(len(bits), self._group, -1).amax(dim=1).numpy()
-        kth = np.partition(largest, -k, axis=1)[:, -k]
-        upper = torch.from_numpy(kth).view(torch.bfloat16).float()
-        # The bound was added, and what is true may lie below by as much again. Rounding the product keeps the order, so
-        # that one step of bfloat16 makes up for it.
-        lower = upper - 2 * error
-        return ((lower.view(torch.int32) >> 16) - 1).clamp(min=0).to(torch.int16).numpy()[:, None]
 
     def _lay_out(self, z: Tensor) -> Tensor:
         """Lay the input out in bfloat16, and return how far its products may be off, ``[tokens]``."""
@@ -180,6 +183,16 @@ class Screen:
         raised = ((1 + _HALF) * error).bfloat16()
         self._input[:tokens, :d_in], self._input[:tokens, d_in + 2] = half, raised
         return raised.float()
+
+    def _upper_bits(self, tokens: int, weights: Tensor) -> Bits:
+        """Return what no pre-activation exceeds, ``[tokens, columns]``, in bfloat16 as integers.
+
+        From zero up, the bits of bfloat16 are in the order of 16-bit integers; those of what is below are below. NumPy
+        compares and searches these several times as fast as torch does.
+        """
+        upper = self._upper[: tokens * weights.shape[1]].view(tokens, -1)
+        torch.mm(self._input[:tokens], weights, out=upper)
+        return upper.view(torch.int16).numpy()
 
     # --- what of it does -------------------------------------------------------------------------------------------
 
@@ -196,6 +209,8 @@ class Screen:
 
     def _select(self, z: Tensor, token: Tensor, feature: Tensor, rule: TopK) -> Pairs:
         """Let TopK choose among the candidates of each token."""
+        if not len(z):
+            return self._encode_whole(z)
         again = torch.bincount(token, minlength=len(z)) > _MOST_PER_K * rule.k
         if bool(again.any()):
             kept = ~again[token]
@@ -223,6 +238,29 @@ def can_screen(sae: SparseAutoencoder) -> bool:
     """Return whether the SAE's rule and device are ones that ``Screen`` knows."""
     known = type(sae.rule) is TopK or (isinstance(sae.rule, SeparableRule) and sae.rule.floor() is not None)
     return type(sae) is SparseAutoencoder and known and sae.W_enc.device.type == "cpu"
+
+
+def _pairs(is_candidate: npt.NDArray[np.bool_]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return rows and columns of what is marked, in order."""
+    token, feature = np.divmod(np.flatnonzero(is_candidate), is_candidate.shape[1])
+    return torch.from_numpy(token), torch.from_numpy(feature)
+
+
+def _floor(bits: Bits, error: Float[Tensor, " tokens"], k: int) -> Bits:
+    """Return what each token's k largest are not below, ``[tokens, 1]``.
+
+    At least k features, one of each group, are not below the k-th largest of the groups' largest. The bound was added
+    to all of them, and what is true may lie below by as much again. Rounding the product keeps the order, so that one
+    step of bfloat16 makes up for it.
+    """
+    tokens, columns = bits.shape
+    group = _GROUP
+    while group > 1 and columns < group * _GROUPS_PER_K * k:
+        group //= 2
+    largest = torch.from_numpy(bits).view(tokens, group, -1).amax(dim=1).numpy()
+    kth = np.partition(largest, -k, axis=1)[:, -k]
+    lower = torch.from_numpy(kth).view(torch.bfloat16).float() - 2 * error
+    return ((lower.view(torch.int32) >> 16) - 1).clamp(min=0).to(torch.int16).numpy()[:, None]
 
 
 def _begins(token: Int64[Tensor, " n"], tokens: int) -> Int64[Tensor, " tokens_and_one"]:
