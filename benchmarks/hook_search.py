@@ -15,7 +15,8 @@ import torch
 from training import gather, train_top_k
 
 from sae_analysis.corpus import Corpus, TokenStream, Windowing
-from sae_analysis.language_model import LanguageModel, load_model, use_threads
+from sae_analysis.language_model import LanguageModel, load_model
+from sae_analysis.machine import prepare
 from sae_analysis.reconstruction import search_hook
 from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
 
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    use_threads(options.threads)
+    prepare(options.threads)
     model, corpus = load_model(options.model, device="cpu"), Corpus(source=options.corpus)
     ids, unseen = windows(model, corpus), list(corpus)[-20:]
     hooks = [f"blocks.{options.layer}.{place}" for place in PLACES]

@@ -37,7 +37,8 @@ from synthetic_table import BEGUN, OURS, put_between, report
 from sae_analysis.corpus import Corpus, TokenStream, Windowing
 from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
 from sae_analysis.feature_selection import parse_features
-from sae_analysis.language_model import load_model, use_threads
+from sae_analysis.language_model import load_model
+from sae_analysis.machine import prepare
 from sae_analysis.real_activations import RealSettings, analyze
 from sae_analysis.real_activations.stream import accumulate
 from sae_analysis.reconstruction import Site, attach
@@ -90,7 +91,7 @@ def draw(counts: Sequence[int], number: int, never: int, seed: int) -> tuple[lis
 
 def subject(options: argparse.Namespace) -> tuple[Site, Corpus]:
     """Load what is compared on."""
-    use_threads(1)
+    prepare(1)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     model = load_model(options.model or str(default_model_folder()), device="cpu", dtype="float32")
     corpus = Corpus(source=options.corpus) if options.corpus else Corpus(source=default_corpus())

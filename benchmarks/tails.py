@@ -18,7 +18,8 @@ from sae_analysis.comparison import fitted_tail
 from sae_analysis.corpus import Corpus, Document
 from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
 from sae_analysis.feature_selection import parse_features
-from sae_analysis.language_model import load_model, use_threads
+from sae_analysis.language_model import load_model
+from sae_analysis.machine import prepare
 from sae_analysis.real_activations import RealSettings, analyze
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import FeatureStats
@@ -53,7 +54,7 @@ class Part:
 def main() -> None:
     """Fit to two parts, read all, and print how often the intervals hold."""
     options = _options()
-    use_threads(options.threads)
+    prepare(options.threads)
     corpus = Corpus(source=options.corpus or default_corpus())
     model = load_model(options.model or str(default_model_folder()), device="cpu", dtype="float32")
     site = attach(load_sae(options.sae or default_sae_path()), model, documents=corpus)

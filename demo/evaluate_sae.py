@@ -18,7 +18,8 @@ from texts import factbook_documents, split
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import Corpus, Document, TokenBatch, TokenStream, Windowing
 from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
-from sae_analysis.language_model import load_model, use_threads
+from sae_analysis.language_model import load_model
+from sae_analysis.machine import prepare
 from sae_analysis.reconstruction import Site, SplicedLoss, attach, spliced_loss, update_fit
 from sae_analysis.sae_formats import load_sae
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--loss-every", type=int, default=8)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    use_threads(options.threads)
+    prepare(options.threads)
     site = attach(load_sae(default_sae_path()), load_model(str(default_model_folder()), device="cpu"), None)
     _, profiles = split(factbook_documents(options.factbook))
     held_out = {

@@ -80,22 +80,25 @@ def logit_effects(site: Site, features: Sequence[int], most: int) -> Iterator[Lo
         if effects is None:
             yield from [LogitEffects()] * len(chunk)
         else:
-            yield from (_summarise(row, site.model.tokens, most) for row in effects)
+            yield from _summaries(effects, site.model.tokens, most)
 
 
-def _summarise(effects: Float[Tensor, " vocab"], tokens: TokenText, most: int) -> LogitEffects:
-    most = min(most, len(effects))
-    up, down = effects.topk(most), effects.topk(most, largest=False)
-    values = effects.double().cpu().numpy()
-    centred = values - values.mean()
-    variance = float((centred**2).mean())
-    return LogitEffects(
-        boosted=tuple(zip(tokens.strings(up.indices.tolist()), up.values.tolist(), strict=True)),
-        suppressed=tuple(zip(tokens.strings(down.indices.tolist()), down.values.tolist(), strict=True)),
-        histogram=distribution(values, LOGIT_BINS),
-        skew=float((centred**3).mean()) / variance**1.5 if variance > 0 else None,
-        kurtosis=float((centred**4).mean()) / variance**2 - 3 if variance > 0 else None,
-    )
+def _summaries(effects: Float[Tensor, "features vocab"], tokens: TokenText, most: int) -> Iterator[LogitEffects]:
+    most = min(most, effects.shape[1])
+    up, down = ([part.tolist() for part in effects.topk(most, largest=largest)] for largest in (True, False))
+    values = effects.double()
+    centred = values - values.mean(dim=1, keepdim=True)
+    squares = centred.square()
+    moments = (squares.mean(dim=1), (squares * centred).mean(dim=1), squares.square().mean(dim=1))
+    rows = zip(values.cpu().numpy(), *up, *down, *(moment.tolist() for moment in moments), strict=True)
+    for row, most_up, ids_up, most_down, ids_down, variance, third, fourth in rows:
+        yield LogitEffects(
+            boosted=tuple(zip(tokens.strings(ids_up), most_up, strict=True)),
+            suppressed=tuple(zip(tokens.strings(ids_down), most_down, strict=True)),
+            histogram=distribution(row, LOGIT_BINS),
+            skew=third / variance**1.5 if variance > 0 else None,
+            kurtosis=fourth / variance**2 - 3 if variance > 0 else None,
+        )
 
 
 def distribution(values: np.ndarray, bins: int) -> Histogram:

@@ -79,7 +79,9 @@ def test_whole_numbers_give_the_same_bits_ties_and_all(rule, sizes, most, seed):
     plain, screen = table(UnifiedSAEInterface(sae).encode_sparse(x), tokens, d_sae), Screen(sae)
     assert torch.equal(table(screen.encode(x), tokens, d_sae), plain)
     wanted = torch.rand(d_sae, generator=draw) < 4 / d_sae
-    assert torch.equal(table(screen.only(wanted).encode(x), tokens, d_sae), plain * wanted)
+    assert torch.equal(
+        table(screen.only(wanted, torch.rand(d_sae, generator=draw)).encode(x), tokens, d_sae), plain * wanted
+    )
 
 
 @given(
@@ -158,7 +160,7 @@ def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
     x, weights, bias = whole_numbers(100, 24, 200, draw, most=2)
     sae = sae_of(weights, bias, rule_of(rule, 200, 5, draw))
     whole = table(UnifiedSAEInterface(sae).encode_sparse(x), 100, 200)
-    monkeypatch.setattr(screening, "_BLOCK", 16)
+    monkeypatch.setattr(screening, "_BLOCK_NUMBERS", 16 * 224)
     monkeypatch.setattr(screening, "_MOST_SHARE", 1.0)
     interface = UnifiedSAEInterface(sae)
     screen = interface.new_screen()
@@ -186,24 +188,31 @@ def test_few_are_computed_that_do_not_fire(rule, monkeypatch):
     assert fired < sum(computed) < 2.5 * fired
 
 
-@pytest.mark.parametrize(("wanted", "share"), [(1, 1 / 8), (16, 1 / 8), (128, 1 / 4), (2048, 1)])
-def test_a_part_of_the_dictionary_is_tried_first_where_that_costs_least(wanted, share, monkeypatch):
+@pytest.mark.parametrize(("wanted", "share"), [(1, 1 / 8), (16, 1 / 8), (2048, 1)])
+@pytest.mark.parametrize("knows_density", [True, False])
+def test_a_part_of_the_dictionary_is_tried_first_where_that_costs_least(wanted, share, knows_density, monkeypatch):
+    """A twentieth of the features fires much; who knows that has few tokens left."""
     draw, d_sae = torch.Generator().manual_seed(4), 8192
-    weights, x = torch.randn(64, d_sae, generator=draw), torch.randn(300, 64, generator=draw)
-    sae = sae_of(weights, torch.zeros(d_sae), TopK(16))
-    mask = torch.arange(d_sae) % (d_sae // wanted) == 0
+    weights, x = torch.randn(64, d_sae, generator=draw), torch.randn(1000, 64, generator=draw)
+    sae = sae_of(weights, torch.where(torch.arange(d_sae) % 20 == 0, 9.0, 0.0), TopK(16))
+    mask = torch.arange(d_sae) % (d_sae // wanted) == 1
+    expected = sae.rule(sae.product(x))
+    density = (expected > 0).double().mean(0) if knows_density else torch.full((d_sae,), 16 / d_sae)
     columns, product = [], Screen._upper_bits
     monkeypatch.setattr(
         Screen, "_upper_bits", lambda self, n, w: (columns.append((n, w.shape[1])), product(self, n, w))[1]
     )
-    code = Screen(sae).only(mask).encode(x)
-    torch.testing.assert_close(table(code, 300, d_sae), sae.rule(sae.product(x)) * mask)
+    code = Screen(sae).only(mask, density).encode(x)
+    torch.testing.assert_close(table(code, 1000, d_sae), expected * mask)
     if share == 1:
-        assert columns == [(300, d_sae)]
-    else:
-        assert columns[:2] == [(300, share * d_sae), (300, wanted)]
-        assert columns[2][1] == d_sae
-        assert columns[2][0] < 150
+        assert columns == [(1000, d_sae)]
+        return
+    assert columns[:2] == [(1000, share * d_sae), (1000, wanted)]
+    [(left, width)] = columns[2:]
+    assert width == d_sae
+    must = int((expected * mask).any(1).sum())
+    assert must <= left
+    assert (left < 2 * must + 20) == knows_density or wanted == 1
 
 
 def test_most_tokens_take_the_short_way_and_the_rest_the_long_one(monkeypatch):

@@ -1,7 +1,6 @@
 """The language model: tokens, hooks, a forward pass that ends where it is read. All that knows model libraries."""
 
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -11,33 +10,9 @@ from sae_analysis.errors import ModelError
 from sae_analysis.language_model.base import LanguageModel
 from sae_analysis.language_model.tokens import TokenText
 
-__all__ = ["LanguageModel", "TokenText", "load_model", "use_threads"]
+__all__ = ["LanguageModel", "TokenText", "load_model"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def use_threads(count: int | None = None) -> int:
-    """Set torch's threads for the whole process and return their number; without a count, measure which is best.
-
-    On a machine that is busy with something else, threads wait for each other: two can be six times slower than one.
-    """
-    if count is None:
-        candidates = sorted({1, torch.get_num_threads()}, reverse=True)
-        count = min(candidates, key=_seconds_of_products) if len(candidates) > 1 else candidates[0]
-    torch.set_num_threads(count)
-    return count
-
-
-def _seconds_of_products(threads: int) -> float:
-    """Return how long a few products of a small layer's size take, the first of them not counted."""
-    torch.set_num_threads(threads)
-    left, right = torch.ones(1024, 512), torch.ones(512, 2048)
-    begin = 0.0
-    for turn in range(12):
-        if turn == 1:
-            begin = time.perf_counter()
-        torch.mm(left, right)
-    return time.perf_counter() - begin
 
 
 def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:

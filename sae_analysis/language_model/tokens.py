@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,7 @@ class TokenText:
         self.size: int = len(tokenizer)
         """Number of tokens; embedding matrices may have more rows."""
         self._alphabet = _byte_alphabet() if _spells_bytes(tokenizer) else None
-        self._known: dict[int, tuple[bytes, str]] = {}
+        self._known = _Known(self._bytes)
         first = tokenizer("a", add_special_tokens=True)["input_ids"][:1]
         self.adds_bos = self.bos_token_id is not None and first == [self.bos_token_id]
         """Whether this tokenizer puts BOS in front of a text by itself."""
@@ -41,18 +41,11 @@ class TokenText:
 
     def strings(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return one string a token; bytes that are no whole character read ``<0xE4>``."""
-        return tuple(self._token(index)[1] for index in ids)
+        return tuple([self._known[index][1] for index in ids])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the tokens in a row; bytes that form no character become U+FFFD."""
-        return b"".join(self._token(index)[0] for index in ids).decode("utf-8", errors="replace")
-
-    def _token(self, index: int) -> tuple[bytes, str]:
-        """Return a token as bytes and as text; asked for millions of times, so each is worked out once."""
-        if index not in self._known:
-            raw = self._bytes(index)
-            self._known[index] = (raw, _show(raw))
-        return self._known[index]
+        return b"".join([self._known[index][0] for index in ids]).decode("utf-8", errors="replace")
 
     def _bytes(self, index: int) -> bytes:
         if index in self._added:
@@ -67,6 +60,19 @@ class TokenText:
             return token.encode()
         match = _BYTE_TOKEN.match(token)
         return bytes([int(match[1], 16)]) if match else token.replace(_WORD_START, " ").encode()
+
+
+class _Known(dict[int, tuple[bytes, str]]):
+    """Tokens as bytes and as text: asked for by the million, so each is worked out once."""
+
+    def __init__(self, spell: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._spell = spell
+
+    def __missing__(self, index: int) -> tuple[bytes, str]:
+        raw = self._spell(index)
+        self[index] = raw, _show(raw)
+        return self[index]
 
 
 def _show(raw: bytes) -> str:

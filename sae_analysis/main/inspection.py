@@ -38,10 +38,11 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.corpus import Corpus
     from sae_analysis.demo import default_model_folder, default_sae_path
     from sae_analysis.inspection import describe, inspect_sae
-    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.language_model import load_model
+    from sae_analysis.machine import prepare
     from sae_analysis.sae_formats import load_sae
 
-    use_threads(options.threads)
+    prepare(options.threads)
     sae = load_sae(options.sae or default_sae_path())
     corpus = model = None
     if options.corpus:

@@ -30,11 +30,12 @@ def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
     """Load SAE and model and bring them together; what is quickly seen to be wrong is said first."""
     from sae_analysis.demo import default_model_folder, default_sae_path
     from sae_analysis.inspection import score_table
-    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.language_model import load_model
+    from sae_analysis.machine import prepare
     from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
 
-    use_threads(options.threads)
+    prepare(options.threads)
     sae = load_sae(options.sae or default_sae_path())
     if corpus is not None:
         next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded

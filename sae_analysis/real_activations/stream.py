@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from sae_analysis.accumulators import (
 from sae_analysis.corpus import TokenBatch, TokenStream, Windowing, norm_outliers
 from sae_analysis.errors import ModelError, SAEFormatError
 from sae_analysis.reconstruction import BosPolicy, Site, check_fit, update_fit
-from sae_analysis.sae_interface import Screen, SparseCode
+from sae_analysis.sae_interface import Encoder, Screen, SparseCode
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
@@ -130,19 +131,13 @@ def accumulate(
     local_index[list(features)] = np.arange(len(features))
     checked = settings.allow_poor_fit
     with torch.inference_mode():
-        screen, encode_asked_for = None, None
+        encoding = _Encoding(site, features, settings, collected)
         for batch in stream:
             x, target, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
-            if encode_asked_for is None:
-                screen = _screen(site, settings, x)
-                encode_asked_for = site.sae.encoder_of(features, screen)
-                collected.encoder = "screened" if screen else "dense"
-            if collected.fit.token_count >= settings.dictionary_tokens and len(features) < site.sae.dict_size:
-                acts = _placed(encode_asked_for(x), batch)
-            else:
-                code = site.sae.encode_sparse(x, screen)
+            code = encoding.encode(x)
+            acts = _placed(code, batch)
+            if encoding.is_whole:
                 update_fit(collected.fit, target, site.sae.decode_sparse(code, x), code)
-                acts = _placed(code, batch)
                 collected.dictionary.update(acts)
             collected.update(acts, local_index)
             if not checked and collected.fit.token_count >= EARLY_CHECK_TOKENS:
@@ -153,19 +148,39 @@ def accumulate(
     return collected
 
 
-def _screen(site: Site, settings: RealSettings, x: Tensor) -> Screen | None:
-    """Return what saves work in encoding, as it was asked for or as it is faster on some of the first batch."""
-    if settings.encoder == "dense":
-        return None
-    if settings.encoder == "auto":
-        return site.sae.faster_screen(x[:_TIMED_TOKENS])
-    screen = site.sae.new_screen()
-    if screen is None:
-        raise SAEFormatError(
-            f"--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is {site.sae.rule_name} "
-            f"on {site.model.device}: leave the option out."
-        )
-    return screen
+class _Encoding:
+    """How batches are encoded: every feature at first, and after ``dictionary_tokens`` those asked for alone."""
+
+    def __init__(self, site: Site, features: Sequence[int], settings: RealSettings, collected: Collected) -> None:
+        self._sae, self._features, self._settings, self._collected = site.sae, features, settings, collected
+        self._encode: Encoder | None = None
+        self.is_whole = True
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """Encode a batch; the first decides on the way."""
+        seen = self._collected.fit.token_count
+        if self._encode is None:
+            self._screen = self._screen_for(x[:_TIMED_TOKENS])
+            self._collected.encoder = "screened" if self._screen else "dense"
+            self._encode = partial(self._sae.encode_sparse, screen=self._screen)
+        elif self.is_whole and seen >= self._settings.dictionary_tokens and len(self._features) < self._sae.dict_size:
+            density = torch.from_numpy(self._collected.dictionary.active_counts / seen)
+            self._encode, self.is_whole = self._sae.encoder_of(self._features, self._screen, density), False
+        return self._encode(x)
+
+    def _screen_for(self, x: Tensor) -> Screen | None:
+        """Return what saves work in encoding, as it was asked for or as it is faster on ``x``."""
+        if self._settings.encoder == "dense":
+            return None
+        if self._settings.encoder == "auto":
+            return self._sae.faster_screen(x)
+        screen = self._sae.new_screen()
+        if screen is None:
+            raise SAEFormatError(
+                f"--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is "
+                f"{self._sae.rule_name} on {x.device}: leave the option out."
+            )
+        return screen
 
 
 def _activations(

@@ -41,6 +41,7 @@ __all__ = [
     "ActivationRule",
     "Centring",
     "ConstantNorm",
+    "Encoder",
     "Gated",
     "GroupMax",
     "InputNorm",
@@ -246,22 +247,26 @@ class UnifiedSAEInterface:
             seconds[candidate] = time.perf_counter() - begin
         return screen if seconds[screen] < _CLEARLY_FASTER * seconds[None] else None
 
-    def encoder_of(self, features: Sequence[int], screen: Screen | None = None) -> Encoder:
+    def encoder_of(
+        self, features: Sequence[int], screen: Screen | None = None, density: Float[Tensor, " d_sae"] | None = None
+    ) -> Encoder:
         """Return a function like ``encode_sparse`` that gives these features alone.
 
         Where the rule allows it (``SeparableRule``), it computes nothing else; others encode everything and select,
-        or with a ``screen`` only the tokens on which one of these features may fire.
+        or with a ``screen`` only the tokens on which one of these may fire, which takes less where the ``density`` of
+        all features is known.
         """
         chosen = torch.tensor(sorted(set(features)), dtype=torch.int64, device=self.encoder_weights.device)
         narrow = self._sae.only(chosen) if isinstance(self._sae, SparseAutoencoder) and len(chosen) else None
         asked_for = torch.zeros(self.dict_size, dtype=torch.bool, device=chosen.device)
         asked_for[chosen] = True
 
-        screen_of_these = None if screen is None else screen.only(asked_for)
+        if screen is not None:
+            screen = screen.only(asked_for, torch.ones(self.dict_size) if density is None else density)
 
         def encode_and_select(x: Float[Tensor, "tokens d_in"]) -> SparseCode:
-            if screen_of_these is not None:
-                return self.encode_sparse(x, screen_of_these)
+            if screen is not None:
+                return self.encode_sparse(x, screen)
             code = self.encode_sparse(x)
             wanted = asked_for[code.feature]
             return SparseCode(code.token[wanted], code.feature[wanted], code.value[wanted])

@@ -30,8 +30,8 @@ Bits = npt.NDArray[np.int16]
 Pairs = tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]
 """Token, feature and value of non-zero activations, in order of token."""
 
-_BLOCK = 1024
-"""Tokens of a product."""
+_BLOCK_NUMBERS = 1 << 25
+"""Numbers that a product gives at once: 64 MB. With fewer tokens at a time, weights are read too often."""
 
 _GROUP = 32
 """Features at most of which the largest stands for all when the k-th largest of all is bounded."""
@@ -52,7 +52,7 @@ _ALIGNED = 32
 """Rows that a matrix unit takes at once; columns come in as many, so that they can be cut into groups."""
 
 _PARTS = (1 / 8, 1 / 4, 1 / 2)
-"""Shares of the dictionary by which tokens can be told on which few features stay silent."""
+"""Shares of the dictionary that can be tried first, where few features are asked for."""
 
 _HALF = 2.0**-8
 """Largest relative error of a number rounded to bfloat16, twice over."""
@@ -93,72 +93,86 @@ class Screen:
         self._norm = float(weights.norm(dim=0).max())
         self._lost = float((weights - half.float()).norm(dim=0).max())
         self._bias = float(bias.abs().max())
-        self._input = torch.zeros(_BLOCK, rows, dtype=torch.bfloat16)
+        self._block = max(_BLOCK_NUMBERS // columns, 1)
+        self._input = torch.zeros(self._block, rows, dtype=torch.bfloat16)
         self._input[:, d_in : d_in + 2] = 1.0
-        self._upper = torch.empty(_BLOCK * columns, dtype=torch.bfloat16)
+        self._upper = torch.empty(self._block * columns, dtype=torch.bfloat16)
         self._wanted: Tensor | None = None
         self._part: tuple[Tensor, Tensor] | None = None
         with warnings.catch_warnings():  # torch says once that its sparse tensors may change
             warnings.simplefilter("ignore")
             self._pre_activations(torch.zeros(1, d_in), torch.zeros(1).long(), torch.zeros(1).long())
 
-    def only(self, wanted: Bool[Tensor, " d_sae"]) -> "Screen":
+    def only(self, wanted: Bool[Tensor, " d_sae"], density: Float[Tensor, " d_sae"]) -> "Screen":
         """Return a screen that gives the activations of some features alone, and shares these weights.
 
         Under TopK all features count in what is selected, but on most tokens a part of the dictionary shows already
-        that few can be: what lies below the k largest of a part lies below those of the whole. The part is chosen so
-        that its product, and the whole one for the tokens left, cost least if all features fire alike.
+        that few can be: what lies below the k largest of a part lies below those of the whole. The part is made of the
+        features of highest ``density`` (how often each fired on tokens seen before; it decides about speed alone), as
+        many as leave least to do.
         """
         narrow, columns = copy.copy(self), self._weights.shape[1]
         narrow._wanted = wanted
         if isinstance(self._rule, TopK):
-            selected = int(wanted.sum()) * self._rule.k / len(wanted)
-            costs = {share: share + 1 - math.exp(-selected / share) for share in _PARTS} | {1.0: 1.0}
-            part = int(min(costs, key=costs.__getitem__) * columns) // _ALIGNED * _ALIGNED
-            if self._rule.k <= part < columns:
-                narrow._part = self._weights[:, :part].contiguous(), self._weights[:, : len(wanted)][:, wanted]
+            densest = density.argsort(descending=True, stable=True)
+            covered = density[densest].cumsum(0) / density.sum()
+            rate = float(density[wanted].sum())
+            costs = {columns: 1.0}
+            for share in _PARTS:
+                size = int(share * columns) // _ALIGNED * _ALIGNED
+                if size >= self._rule.k and covered[size - 1] > 0:
+                    # Of so many tokens at least one wanted feature is taken for one of the k largest of the part.
+                    costs[size] = share + 1 - math.exp(-rate / float(covered[size - 1]))
+            if (size := min(costs, key=costs.__getitem__)) < columns:
+                narrow._part = self._weights[:, densest[:size]], self._weights[:, : len(wanted)][:, wanted]
         return narrow
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Pairs:
         """Return the non-zero activations."""
         z = self._sae.encoder_input(x)
+        left = self._left(z)
+        z = z if left is None else z[left]
         parts = [] if len(z) else [self._encode_whole(z)]
-        for begin in range(0, len(z), _BLOCK):
-            token, feature, value = self._encode_block(z[begin : begin + _BLOCK])
+        for begin in range(0, len(z), self._block):
+            token, feature, value = self._encode_block(z[begin : begin + self._block])
             kept = slice(None) if self._wanted is None else self._wanted[feature]
             parts.append((token[kept] + begin, feature[kept], value[kept]))
         token, feature, value = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return token, feature, value
+        return token if left is None else left[token], feature, value
+
+    def _left(self, z: Tensor) -> Int64[Tensor, " left"] | None:
+        """Return the tokens on which a part of the dictionary leaves open whether a wanted feature fires."""
+        if self._part is None:
+            return None
+        assert isinstance(self._rule, TopK), "has a part"
+        is_left = torch.ones(len(z), dtype=torch.bool)
+        for begin in range(0, len(z), self._block):
+            block = z[begin : begin + self._block]
+            error = self._lay_out(block)
+            floor = _floor(self._upper_bits(len(block), self._part[0]), error, self._rule.k)
+            may_fire = torch.from_numpy((self._upper_bits(len(block), self._part[1]) >= floor).any(axis=1))
+            is_left[begin : begin + len(block)] = may_fire | ~torch.isfinite(error)
+        return is_left.nonzero()[:, 0]
 
     def _encode_block(self, z: Tensor) -> Pairs:
         error = self._lay_out(z)
         if not bool(torch.isfinite(error).all()):
             return self._encode_whole(z)
+        bits = self._upper_bits(len(z), self._weights)
         if isinstance(self._rule, TopK):
-            return self._encode_selecting(z, error, self._rule)
+            token, feature = _pairs(bits >= _floor(bits, error, self._rule.k))
+            if self._wanted is not None:
+                may_fire = torch.zeros(len(z), dtype=torch.bool)
+                may_fire[token[self._wanted[feature]]] = True
+                token, feature = token[may_fire[token]], feature[may_fire[token]]
+            return self._select(z, token, feature, self._rule)
         assert isinstance(self._rule, SeparableRule), "checked in __init__"
-        token, feature = _pairs(self._upper_bits(len(z), self._weights) >= 0)
-        if len(token) > _MOST_SHARE * len(z) * self._weights.shape[1]:
+        token, feature = _pairs(bits >= 0)
+        if len(token) > _MOST_SHARE * bits.size:
             return self._encode_whole(z)
         value = self._rule.only(feature)(self._pre_activations(z, token, feature))
         fired = value != 0
         return token[fired], feature[fired], value[fired]
-
-    def _encode_selecting(self, z: Tensor, error: Tensor, rule: TopK) -> Pairs:
-        left = torch.arange(len(z))
-        if self._part:
-            floor = _floor(self._upper_bits(len(z), self._part[0]), error, rule.k)
-            left = torch.from_numpy((self._upper_bits(len(z), self._part[1]) >= floor).any(axis=1)).nonzero()[:, 0]
-            z = z[left]
-            error = self._lay_out(z)
-        bits = self._upper_bits(len(z), self._weights)
-        token, feature = _pairs(bits >= _floor(bits, error, rule.k))
-        if self._wanted is not None:
-            may_fire = torch.zeros(len(z), dtype=torch.bool)
-            may_fire[token[self._wanted[feature]]] = True
-            token, feature = token[may_fire[token]], feature[may_fire[token]]
-        token, feature, value = self._select(z, token, feature, rule)
-        return left[token], feature, value
 
     def _encode_whole(self, z: Tensor) -> Pairs:
         if isinstance(self._rule, SelectingRule):
@@ -209,8 +223,6 @@ class Screen:
 
     def _select(self, z: Tensor, token: Tensor, feature: Tensor, rule: TopK) -> Pairs:
         """Let TopK choose among the candidates of each token."""
-        if not len(z):
-            return self._encode_whole(z)
         again = torch.bincount(token, minlength=len(z)) > _MOST_PER_K * rule.k
         if bool(again.any()):
             kept = ~again[token]
