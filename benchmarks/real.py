@@ -1,124 +1,268 @@
-"""How fast ``real`` runs, against the bare forward pass to the hook, and in how much memory.
+"""How fast ``real`` is, against what a user could run instead and against the limit of the machine.
 
-    python benchmarks/real.py --tokens 200000                   the demo: speed, ratio to the limit, peak memory
-    python benchmarks/real.py --tokens 100000 1000000           memory as the corpus grows
-    python benchmarks/real.py --dtypes float32 bfloat16         what the number format does to speed and results
+    python benchmarks/real.py --results real.jsonl --opponents PYTHON [--cases topk-16384-128 …] [--write]
 
-Every case runs in a process of its own, so that peak memory is its own. The limit is the same batches through the
-model up to the hook and nothing else: no SAE, no statistics. Set-up (loading, tokenizer) is not counted.
+``PYTHON`` is the interpreter of an environment with sae-dashboard 0.8.0 and TransformerLens below 4. The subject is of
+the shape of gelu-1l, with random weights (benchmarks/real_subject.py): 512 contexts of 128 tokens, BOS included. Every
+measurement is a process of its own, and rounds go through all contenders, so that what else the machine does hits all
+alike. Loading is not counted. Finished measurements are kept in the results file; ``--write`` puts the table into
+docs/benchmarks.md.
+
+The limit is the model's forward pass to the hook, the encoder's product in float32 and one top-k (or one comparison
+with the thresholds), each with nothing around it and in the best of a few batch sizes; where few features are asked
+for of an SAE whose features do not depend on each other, the product with these alone.
 """
 
 import argparse
 import json
+import os
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from sae_analysis.records import AnalysisResult
+import numpy as np
+import real_subject
+import torch
+from synthetic_table import put_between
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+CASES = (
+    "topk-16384-16",
+    "topk-16384-128",
+    "topk-16384-all",
+    "jumprelu-16384-16",
+    "jumprelu-16384-128",
+    "jumprelu-16384-all",
+    "topk-65536-128",
+    "topk-65536-all",
+)
+OURS, DENSE, LIMIT = "ours", "ours, dense", "limit"
+OPPONENTS = ("SAEDashboard", "dense loop")
+BATCHES = (8, 16, 32)
+FIT_TOKENS = 4096
+"""Tokens on which all features are measured where few are asked for: others measure none."""
 
 
-def measure(options: argparse.Namespace) -> None:
-    """Run one case in this process; print its figures as JSON and keep the result if a file was named."""
-    import torch
+def measure(contender: str, case: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run a contender once, in a process of its own."""
+    rule, width, features = case.split("-")
+    sae = options.subject / f"{rule}-{width}"
+    if contender in OPPONENTS:
+        script = Path(__file__).with_name("real_opponents.py")
+        command = [options.opponents, script, contender, options.subject, sae, features, options.threads]
+    else:
+        command = [sys.executable, __file__, "--child", contender, case, *_shared(options)]
+    environment = os.environ | {"HF_HOME": str(options.subject), "HF_HUB_OFFLINE": "1"}
+    printed = subprocess.check_output(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL, text=True)
+    return json.loads(printed.splitlines()[-1])
 
-    from sae_analysis.artifacts import write_result
-    from sae_analysis.corpus import Corpus, TokenStream, Windowing
-    from sae_analysis.demo import default_corpus_folder, default_model_folder, default_sae_path
+
+def _shared(options: argparse.Namespace) -> list[str]:
+    return ["--subject", str(options.subject), "--threads", str(options.threads)]
+
+
+# --- in a process of its own ---------------------------------------------------------------------------------------
+
+
+def child(contender: str, case: str, options: argparse.Namespace) -> None:
+    """Measure one of ours, and print it."""
+    from sae_analysis.machine import prepare
+
+    prepare(options.threads)
+    found = limit(case, options.subject) if contender == LIMIT else ours(case, options.subject, contender)
+    found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps(found))
+
+
+def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
+    """Run the analysis as the library runs it: from text to the statistics of every feature asked for."""
+    from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.feature_selection import parse_features
-    from sae_analysis.language_model import load_model, use_threads
+    from sae_analysis.language_model import load_model
     from sae_analysis.real_activations import RealSettings, analyze
     from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
 
-    threads = use_threads(options.threads)
-    model = load_model(options.model or str(default_model_folder()), dtype=options.dtype)
-    site = attach(load_sae(options.sae or default_sae_path()), model, None)
-    corpus = Corpus(source=options.corpus or default_corpus_folder())
-    windowing = Windowing(batch_size=options.batch_size, max_tokens=options.tokens)
-    warm_up = Windowing(batch_size=options.batch_size, max_tokens=4096)
-    analyze(site, parse_features("0"), corpus, RealSettings(windowing=warm_up, allow_poor_fit=True))
+    rule, width, features = case.split("-")
+    site = attach(load_sae(subject / f"{rule}-{width}"), load_model("gelu-1l", device="cpu"), None)
+    corpus = Corpus(source=subject / "text.jsonl")
 
+    def run(spec: str, encoder: Any, tokens: int | None) -> tuple[float, Any]:  # noqa: ANN401 - a literal
+        settings = RealSettings(
+            windowing=Windowing(seq_len=real_subject.LENGTH, max_tokens=tokens),
+            dictionary_tokens=FIT_TOKENS,
+            encoder=encoder,
+            firings=0,
+            allow_poor_fit=True,
+        )
+        read = begin = time.perf_counter()
+
+        def progress(*_: int | None) -> None:
+            nonlocal read
+            read = time.perf_counter()
+
+        result = analyze(site, parse_features(spec), corpus, settings, progress=progress)
+        return read - begin, result
+
+    run("0", "auto", 4 * real_subject.LENGTH)  # what is slow once
     begin = time.perf_counter()
-    result = analyze(site, parse_features(options.features), corpus, RealSettings(windowing=windowing))
+    reading, result = run(
+        "all" if features == "all" else f"random:{features}", "dense" if contender == DENSE else "auto", None
+    )
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if options.keep:
-        write_result(result, options.keep)
+    return {"seconds": seconds, "reading": reading, "encoder": result.provenance.options["encoder"]}
 
-    limit_tokens = min(options.tokens, 20_000)
-    limit_windowing = Windowing(batch_size=options.batch_size, max_tokens=limit_tokens)
-    begin = time.perf_counter()
+
+def limit(case: str, subject: Path) -> dict[str, Any]:
+    """Return the seconds of the bare forward pass, product and selection, all tokens at the best batch size."""
+    from sae_analysis.language_model import load_model
+    from sae_analysis.sae_formats import load_sae
+
+    rule, width, features = case.split("-")
+    model = load_model("gelu-1l", device="cpu")
+    sae = load_sae(subject / f"{rule}-{width}")
+    ids = torch.from_numpy(np.load(subject / "tokens.npy"))
+    few = int(features) if features != "all" and rule != "topk" else sae.dict_size
+    weights, bias = sae.encoder_weights[:, :few].contiguous(), torch.zeros(few)
+
+    def seconds_of(work: Callable[[int, int], Any], batch: int) -> float:
+        work(0, batch)
+        begin = time.perf_counter()
+        for start in range(0, len(ids), batch):
+            work(start, batch)
+        return time.perf_counter() - begin
+
     with torch.inference_mode():
-        for batch in TokenStream(corpus, model.tokens, limit_windowing, prepend_bos=site.prepend_bos):
-            model.activations(batch.ids, site.hook)
-    bare = limit_tokens / (time.perf_counter() - begin)
-    tokens = result.features[0].token_count
-    rate = tokens / seconds
-    figures = {
-        "tokens": tokens,
-        "dtype": result.provenance.dtype,
-        "threads": threads,
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(rate),
-        "bare_forward_tokens_per_second": round(bare),
-        "ratio_to_limit": round(rate / bare, 3),
-        "peak_memory_mib": round(peak),
-    }
-    print(json.dumps(figures))
+        x = torch.cat([model.activations(part, real_subject.HOOK)[:, 1:] for part in ids.split(16)])
+
+        def forward(start: int, batch: int) -> None:
+            model.activations(ids[start : start + batch], real_subject.HOOK)
+
+        def product(start: int, batch: int) -> None:
+            torch.addmm(bias, x[start : start + batch].flatten(0, 1), weights, out=out[: batch * x.shape[1]])
+
+        def select(_start: int, batch: int) -> object:
+            values = out[: batch * x.shape[1]]
+            return values.topk(real_subject.K, dim=1) if rule == "topk" else (values > 1.0).any()
+
+        parts = {}
+        works: dict[str, Callable[[int, int], object]] = {"forward": forward, "product": product, "selection": select}
+        for name, work in works.items():
+            tried = []
+            for batch in BATCHES:
+                out = torch.zeros(batch * x.shape[1], few)
+                tried.append(seconds_of(work, batch))
+            parts[name] = min(tried)
+    return {"seconds": sum(parts.values()), **parts}
 
 
-def differences(first: AnalysisResult, second: AnalysisResult) -> dict[str, float]:
-    """Return how far two runs of the same features on the same text lie apart."""
-    overlaps, maxima, densities = [], [], []
-    for ours, theirs in zip(first.features, second.features, strict=True):
-        shared = {example.token_ids for example in ours.examples} & {example.token_ids for example in theirs.examples}
-        overlaps.append(len(shared) / max(len(ours.examples), 1))
-        maxima.append(abs(ours.max_activation - theirs.max_activation) / max(ours.max_activation, 1e-9))
-        densities.append(abs(ours.density - theirs.density) / max(ours.density, 1e-9))
-    explained = [result.fit.explained_variance for result in (first, second) if result.fit]
-    return {
-        "top_examples_shared": round(sum(overlaps) / len(overlaps), 3),
-        "largest_relative_change_of_a_maximum": round(max(maxima), 4),
-        "largest_relative_change_of_a_density": round(max(densities), 4),
-        "explained_variance_change": round(explained[1] - explained[0], 5),
-    }
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]], threads: int) -> str:
+    """Return a table for each case, medians over rounds."""
+    tokens = real_subject.CONTEXTS * real_subject.LENGTH
+    said = [
+        f"Shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights; {tokens:,} tokens; "
+        f"{threads} threads, float32; medians over rounds, with the lowest and the highest. Of ours, *reading* is the pass "
+        "over the text, and the rest the report (logit effects, nearest features, examples as text)."
+    ]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        rule, width, features = case.split("-")
+        of_case = [row for row in rows if row["case"] == case]
+        number = int(width) if features == "all" else int(features)
+        name = f"TopK(k={real_subject.K})" if rule == "topk" else "JumpReLU"
+        rounds = max(row["round"] for row in of_case) + 1
+        said += ["", f"**{name}, {int(width):,} features, {features} asked for** ({rounds} rounds)", ""]
+        said += ["| | seconds | tokens/s | feature-tokens/s | peak MiB | against ours |", "|---|---|---|---|---|---|"]
+        said += _case_rows(of_case, tokens, number)
+    return "\n".join(said)
+
+
+def _case_rows(rows: list[dict[str, Any]], tokens: int, number: int) -> Iterator[str]:
+    by_name = {name: [row for row in rows if row["contender"] == name] for name in (OURS, DENSE, *OPPONENTS, LIMIT)}
+    ours_by_round = {row["round"]: row["seconds"] for row in by_name[OURS]}
+    for name, found in by_name.items():
+        if not found:
+            continue
+        seconds = [row["seconds"] for row in found]
+        middle = statistics.median(seconds)
+        ratio = statistics.median(row["seconds"] / ours_by_round[row["round"]] for row in found)
+        parts = [key for key in ("reading", "forward", "product", "selection") if key in found[0]]
+        inner = ", ".join(f"{key} {statistics.median(row[key] for row in found):.2f}" for key in parts)
+        cells = [
+            name + (f" ({found[0]['encoder']})" if "encoder" in found[0] else ""),
+            f"{middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f})" + (f"; {inner}" if inner else ""),
+            f"{tokens / middle:,.0f}",
+            f"{tokens * number / middle / 1e6:,.2f} M",
+            f"{max(row['peak_mib'] for row in found):,}",
+            f"{ratio:.2f}",
+        ]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
-    """Run every case in a process of its own and print one line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model")
-    parser.add_argument("--sae")
-    parser.add_argument("--corpus", help="default: all State of the Union addresses")
-    parser.add_argument("--features", default="random:10")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[200_000])
-    parser.add_argument("--dtypes", nargs="+", default=["float32"])
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--dtype", help=argparse.SUPPRESS)
-    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.dtype:
-        (options.tokens,) = options.tokens
-        measure(options)
+    """Go through the rounds, and print the table."""
+    options = _options()
+    if options.child:
+        contender, case = options.child
+        child(contender, case, options)
         return
-    from tempfile import TemporaryDirectory
+    done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    if not options.report:
+        _prepare(options)
+        known = {(row["case"], row["contender"], row["round"]) for row in done}
+        contenders = options.contenders or (OURS, DENSE, *(OPPONENTS if options.opponents else ()), LIMIT)
+        with options.results.open("a") as results:
+            for number in range(options.rounds):
+                for case in options.cases:
+                    for contender in contenders:
+                        is_long = case.endswith("all") and contender in OPPONENTS  # hours: it reads the text 64 times
+                        if (case, contender, number) in known or is_long:
+                            continue
+                        found = measure(contender, case, options)
+                        done.append({"case": case, "contender": contender, "round": number, **found})
+                        print(json.dumps(done[-1]), file=results, flush=True)
+    written = table(done, options.threads)
+    print(written)
+    if options.write:
+        PAGE.write_text(put_between(PAGE.read_text(), "real", written))
 
-    from sae_analysis.artifacts import read_result
 
-    with TemporaryDirectory() as folder:
-        kept = []
-        for dtype in options.dtypes:
-            for tokens in options.tokens:
-                kept.append(Path(folder) / f"{dtype}-{tokens}.json")
-                case = ["--tokens", str(tokens), "--dtype", dtype, "--keep", str(kept[-1])]
-                print(subprocess.check_output([sys.executable, __file__, *sys.argv[1:], *case], text=True), end="")
-        if len(options.dtypes) > 1 and len(options.tokens) == 1:
-            first, *others = (read_result(path) for path in kept)
-            for other in others:
-                print(json.dumps({other.provenance.dtype: differences(first, other)}))
+def _prepare(options: argparse.Namespace) -> None:
+    """Write the subject's files, in this process, and its SAEs."""
+    os.environ |= {"HF_HOME": str(options.subject), "HF_HUB_OFFLINE": "1"}  # before the hub's client is imported
+    options.subject.mkdir(parents=True, exist_ok=True)
+    real_subject.build(options.subject)
+    from sae_analysis.language_model import load_model
+
+    model = load_model("gelu-1l", device="cpu")
+    ids = torch.from_numpy(np.load(options.subject / "tokens.npy"))[:16]
+    with torch.inference_mode():
+        x = model.activations(ids, real_subject.HOOK)[:, 1:].flatten(0, 1)
+    for rule, width in dict.fromkeys(tuple(case.split("-")[:2]) for case in options.cases):
+        real_subject.build_sae(options.subject, rule, int(width), x)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("real.jsonl"), help="measurements, made or gone on with")
+    parser.add_argument("--subject", type=Path, default=Path(tempfile.gettempdir()) / "sae-analysis-benchmark")
+    parser.add_argument("--opponents", help="interpreter of the opponents' environment (default: ours and the limit)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--contenders", nargs="+", choices=(OURS, DENSE, *OPPONENTS, LIMIT), help="these only")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python real_opponents.py NAME SUBJECT SAE FEATURES THREADS
 
-prints one line of JSON: seconds and peak memory. Loading is not counted. ``sae-dashboard`` and ``sae-vis`` run with
-their default layouts and batches; ``dense`` is the loop that one would write first.
+prints one line of JSON: seconds and peak memory. Loading is not counted. ``SAEDashboard`` runs with its default layout
+and batches; ``dense loop`` is what one would write first.
 """
 
 import contextlib
@@ -11,34 +11,29 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-HOOK, BATCH = "blocks.0.hook_resid_post", 16
+HOOK, BATCH, EXAMPLES = "blocks.0.hook_resid_post", 16, 20
+Run = Callable[[], Any]
 
 
-def sae_dashboard(model, sae, tokens, features):
-    from sae_dashboard.sae_vis_data import SaeVisConfig
-    from sae_dashboard.sae_vis_runner import SaeVisRunner
-
-    config = SaeVisConfig(hook_point=HOOK, features=features, device="cpu", dtype="float32")
-    return lambda: SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
-
-
-def sae_vis(model, sae, tokens, features):
-    from sae_vis.data_config_classes import SaeVisConfig
-    from sae_vis.data_storing_fns import SaeVisData
-
-    sae.cfg.hook_name = HOOK  # where it stood in the versions of SAELens that this package was made for
-    return lambda: SaeVisData.create(sae, model, tokens, SaeVisConfig(features=features))
+def sae_dashboard(model: Any, sae: Any, tokens: torch.Tensor, features: list[int]) -> Run:  # noqa: ANN401
+    """Return SAEDashboard's own run."""
+    data, runner = (import_module(f"sae_dashboard.{name}") for name in ("sae_vis_data", "sae_vis_runner"))
+    config = data.SaeVisConfig(hook_point=HOOK, features=features, device="cpu", dtype="float32")
+    return lambda: runner.SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
 
 
-def dense(model, sae, tokens, features):
-    """Encode everything, select, and keep counts, sums, maxima and the strongest windows of the features asked for."""
+def dense(model: Any, sae: Any, tokens: torch.Tensor, features: list[int]) -> Run:  # noqa: ANN401
+    """Encode everything, select, and keep counts, sums and the strongest windows of the features asked for."""
 
-    def run():
+    def run() -> None:
         chosen = torch.tensor(features)
         count, total = torch.zeros(len(chosen)), torch.zeros(len(chosen))
         best, windows = torch.zeros(len(chosen), 0), torch.zeros(len(chosen), 0, dtype=torch.long)
@@ -49,46 +44,40 @@ def dense(model, sae, tokens, features):
             total += values.sum((0, 1))
             strongest = torch.cat((best, values.amax(1).T), 1)
             numbers = torch.arange(begin, begin + len(values)).expand(len(chosen), -1)
-            numbers = torch.cat((windows, numbers), 1)
-            best, place = strongest.topk(min(20, strongest.shape[1]), dim=1)
-            windows = numbers.gather(1, place)
+            best, place = strongest.topk(min(EXAMPLES, strongest.shape[1]), dim=1)
+            windows = torch.cat((windows, numbers), 1).gather(1, place)
 
     return run
 
 
-def load_model(subject):
+def load_model(subject: Path) -> Any:  # noqa: ANN401
     """Return gelu-1l from a hub cache; by its name the library would ask the hub what files there are."""
-    from sae_lens import HookedSAETransformer
-    from transformer_lens import HookedTransformerConfig
-    from transformers import AutoTokenizer
-
-    [weights] = subject.rglob("model_final.pth")
-    [tokenizer] = subject.rglob("tokenizer.json")
+    sae_lens, transformer_lens = import_module("sae_lens"), import_module("transformer_lens")
+    tokenizers = import_module("transformers").AutoTokenizer
+    [weights], [tokenizer] = subject.rglob("model_final.pth"), subject.rglob("tokenizer.json")
     said = json.loads((weights.parent / "config.json").read_text())
     names = ("d_model", "n_layers", "d_mlp", "d_head", "n_heads", "n_ctx", "d_vocab", "act_fn")
-    config = HookedTransformerConfig(**{name: said[name] for name in names}, normalization_type="LN", device="cpu")
-    model = HookedSAETransformer(config, tokenizer=AutoTokenizer.from_pretrained(tokenizer.parent))
+    options = {name: said[name] for name in names} | {"normalization_type": "LN", "device": "cpu"}
+    config = transformer_lens.HookedTransformerConfig(**options)
+    model = sae_lens.HookedSAETransformer(config, tokenizer=tokenizers.from_pretrained(tokenizer.parent))
     model.load_and_process_state_dict(torch.load(weights, weights_only=True))
     return model.eval()
 
 
-def main():
+def main() -> None:
+    """Run one contender once."""
     name, subject, path, features, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     with contextlib.redirect_stdout(sys.stderr):
-        from sae_lens import SAE
-
         model = load_model(Path(subject))
-        sae = SAE.load_from_disk(path, device="cpu")
+        sae = import_module("sae_lens").SAE.load_from_disk(path, device="cpu")
         tokens = torch.from_numpy(np.load(Path(subject) / "tokens.npy"))
         count = sae.cfg.d_sae if features == "all" else int(features)
-        chosen = (
-            torch.randperm(sae.cfg.d_sae, generator=torch.Generator().manual_seed(0))[:count].sort().values.tolist()
-        )
-        contender = {"sae-dashboard": sae_dashboard, "sae-vis": sae_vis, "dense": dense}[name]
+        chosen = torch.randperm(sae.cfg.d_sae, generator=torch.Generator().manual_seed(0))[:count].sort().values
+        contender = {"SAEDashboard": sae_dashboard, "dense loop": dense}[name]
         with torch.inference_mode():
-            contender(model, sae, tokens[:16], chosen[:4])()  # whatever is slow once
-            run = contender(model, sae, tokens, chosen)
+            contender(model, sae, tokens[:16], chosen[:4].tolist())()  # what is slow once
+            run = contender(model, sae, tokens, chosen.tolist())
             begin = time.perf_counter()
             run()
             seconds = time.perf_counter() - begin

@@ -45,6 +45,9 @@ _MOST_PER_K = 8
 _MOST_SHARE = 0.05
 """Share of all pairs of token and feature in a block that may be candidates, beyond which it is encoded whole."""
 
+_REST = 3.0
+"""What a token that is left costs, all told, against the product with the whole dictionary."""
+
 _EXTRA = 3
 """Rows below the encoder's weights: two halves of the bias, and ones for the bound."""
 
@@ -117,12 +120,12 @@ class Screen:
             densest = density.argsort(descending=True, stable=True)
             covered = density[densest].cumsum(0) / density.sum()
             rate = float(density[wanted].sum())
-            costs = {columns: 1.0}
+            costs = {columns: _REST}
             for share in _PARTS:
                 size = int(share * columns) // _ALIGNED * _ALIGNED
                 if size >= self._rule.k and covered[size - 1] > 0:
                     # Of so many tokens at least one wanted feature is taken for one of the k largest of the part.
-                    costs[size] = share + 1 - math.exp(-rate / float(covered[size - 1]))
+                    costs[size] = share + _REST * (1 - math.exp(-rate / float(covered[size - 1])))
             if (size := min(costs, key=costs.__getitem__)) < columns:
                 narrow._part = self._weights[:, densest[:size]], self._weights[:, : len(wanted)][:, wanted]
         return narrow
