@@ -170,8 +170,8 @@ def table(rows: list[dict[str, Any]], threads: int) -> str:
     tokens = real_subject.CONTEXTS * real_subject.LENGTH
     said = [
         f"Shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights; {tokens:,} tokens; "
-        f"{threads} threads, float32; medians over rounds, with the lowest and the highest. Of ours, *reading* is the pass "
-        "over the text, and the rest the report (logit effects, nearest features, examples as text)."
+        f"{threads} threads, float32; medians over rounds, with the lowest and the highest. Of ours, *reading* is the "
+        "pass over the text, and the rest the report (logit effects, nearest features, examples as text)."
     ]
     for case in dict.fromkeys(row["case"] for row in rows):
         rule, width, features = case.split("-")

@@ -1,6 +1,6 @@
 """What every accumulator is fed: the windows of one batch and the non-zero activations on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -51,6 +51,8 @@ class SparseActs:
         """Return the activations of some features, renumbered: ``local_index [d_sae]`` is -1 where not wanted."""
         feature = local_index[self.feature]
         chosen = feature >= 0
+        if chosen.all():
+            return replace(self, feature=feature)
         return type(self)(
             feature=feature[chosen],
             row=self.row[chosen],

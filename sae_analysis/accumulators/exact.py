@@ -36,7 +36,7 @@ class KeyedSums:
     Batches wait in a buffer and are folded in when it outgrows the table, so an update costs amortised constant time.
     """
 
-    _BUFFER_ROWS = 1 << 16
+    _BUFFER_ROWS = 1 << 18
 
     def __init__(self, columns: int) -> None:
         """Start empty with that many columns."""
@@ -49,8 +49,8 @@ class KeyedSums:
         """Add ``values [n, columns]`` under ``keys [n]``; keys may repeat."""
         if not len(keys):
             return
-        self._pending.append(_sum_by_key(keys, values))
-        self._pending_rows += len(self._pending[-1][0])
+        self._pending.append((keys, values))
+        self._pending_rows += len(keys)
         if self._pending_rows > max(len(self._keys), self._BUFFER_ROWS):
             self._fold()
 
@@ -72,7 +72,7 @@ class KeyedSums:
 
 
 def _sum_by_key(keys: IntArray, values: IntArray) -> tuple[IntArray, IntArray]:
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)  # sums do not care for the order of equal keys, and a sort that does is slower
     keys = keys[order]
     first = run_starts(keys)
     return keys[first], np.add.reduceat(values[order], first, axis=0)

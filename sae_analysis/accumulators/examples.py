@@ -22,6 +22,14 @@ _IGNORED_BITS = 10
 """Low mantissa bits that do not count when magnitudes are ranked (1.2e-4 of the value): windows that begin alike have
 the same activations there but for float32 rounding, which differs between batches and must not decide their rank."""
 
+_MAGNITUDE_BITS = 32 - _IGNORED_BITS
+"""Bits of the priority by magnitude: a float32 without its sign, rounded up at most once."""
+
+_HASH_BITS = 64
+
+_FIRST_BITS = 40
+"""Bits of a priority that are sorted together with the feature."""
+
 _PAIR_SEQUENCE_BITS = 40
 """A pair of feature and window fits into 64 bits: 2^40 windows, 2^23 features."""
 
@@ -86,8 +94,8 @@ class _Ranking:
 
     _COLUMNS = ("feature", "sequence", "position", "content", "priority")
 
-    def __init__(self, features: int, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, features: int, capacity: int, priority_bits: int) -> None:
+        self.capacity, self._priority_bits = capacity, priority_bits
         self._table = self._empty()
         self._pending: list[dict[str, npt.NDArray]] = []
         self.pending_rows = 0
@@ -106,12 +114,11 @@ class _Ranking:
     def offer(self, acts: SparseActs, priority: Priority, content: Priority) -> IntArray:
         """Take what could enter the lists; return the indices into ``acts`` of what was taken, one a pair."""
         possible = np.flatnonzero(priority >= self._admission[acts.feature])
-        feature, row, position = acts.feature[possible], acts.row[possible], acts.position[possible]
-        order = np.lexsort((position, ~priority[possible], row, feature))
-        if not len(order):
+        if not len(possible):
             return possible
-        pair = feature[order] * len(content) + row[order]
-        taken = possible[order[run_starts(pair)]]
+        pair = acts.feature[possible] * len(content) + acts.row[possible]
+        order = _in_order(pair.astype(np.uint64), ~priority[possible], acts.position[possible])
+        taken = possible[order[run_starts(pair[order])]]
         rows = acts.row[taken]
         self._add(
             {
@@ -137,8 +144,10 @@ class _Ranking:
             return self._table
         parts = [self._table, *self._pending]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in self._COLUMNS}
-        in_order = np.lexsort((rows["position"], rows["sequence"], ~rows["priority"], rows["feature"]))
-        rows = {name: column[in_order] for name, column in rows.items()}
+        priority = rows["priority"]
+        first_bits = priority >> np.uint64(max(self._priority_bits - _FIRST_BITS, 0))
+        coarse = ((rows["feature"].astype(np.uint64) + np.uint64(1)) << np.uint64(_FIRST_BITS)) - first_bits
+        rows = _take(rows, _in_order(coarse, ~priority, rows["sequence"], rows["position"]))
         rows = _take(rows, _first_of_each(rows["feature"], rows["content"]))
         begins = np.searchsorted(rows["feature"], np.arange(len(self._admission) + 1))
         rank = np.arange(len(rows["feature"])) - begins[rows["feature"]]
@@ -154,11 +163,37 @@ def _take(rows: dict[str, npt.NDArray], chosen: npt.NDArray) -> dict[str, npt.ND
     return {name: column[chosen] for name, column in rows.items()}
 
 
+def _in_order(coarse: Priority, *fine: npt.NDArray) -> IntArray:
+    """Return the order by ``coarse``, and by the columns of ``fine``, the first first, among rows equal in it.
+
+    NumPy sorts one column several times as fast as several, and few rows need the others.
+    """
+    order = np.argsort(coarse)
+    tied = _tied(coarse[order])
+    if tied.any():
+        rows = order[tied]
+        columns = (*(column[rows] for column in reversed(fine)), coarse[rows])
+        order[tied] = rows[np.lexsort(columns)]
+    return order
+
+
+def _tied(ordered: npt.NDArray) -> npt.NDArray[np.bool_]:
+    """Mark what has an equal beside it."""
+    tied = np.zeros(len(ordered), np.bool_)
+    same = ordered[1:] == ordered[:-1]
+    tied[1:] |= same
+    tied[:-1] |= same
+    return tied
+
+
 def _first_of_each(feature: IntArray, content: Priority) -> npt.NDArray[np.bool_]:
     """Mark the first row of each (feature, content), in the order given."""
-    by_pair = np.lexsort((np.arange(len(feature)), content, feature))
-    same = (feature[by_pair][1:] == feature[by_pair][:-1]) & (content[by_pair][1:] == content[by_pair][:-1])
     marks = np.ones(len(feature), np.bool_)
+    mixed = _mix(feature.astype(np.uint64)) ^ content  # equal where both are, and hardly ever elsewhere
+    order = np.argsort(mixed)
+    rows = order[_tied(mixed[order])]
+    by_pair = rows[np.lexsort((rows, content[rows], feature[rows]))]
+    same = (feature[by_pair][1:] == feature[by_pair][:-1]) & (content[by_pair][1:] == content[by_pair][:-1])
     marks[by_pair[1:][same]] = False
     return marks
 
@@ -169,7 +204,7 @@ class ExampleStatistics:
     def __init__(self, features: int, top: int, sampled: int, seed: int) -> None:
         """Start empty: ``top`` strongest and ``sampled`` random windows for each of the features."""
         self._features, self._seed = features, seed
-        self._rankings = (_Ranking(features, top), _Ranking(features, sampled))
+        self._rankings = (_Ranking(features, top, _MAGNITUDE_BITS), _Ranking(features, sampled, _HASH_BITS))
         self._pairs, self._positions, self._values = _no_activations()
         self._pending: list[tuple[IntArray, IntArray, npt.NDArray[np.float32]]] = []
         self._windows: dict[int, tuple[npt.NDArray[np.int32], str, int]] = {}
@@ -203,16 +238,16 @@ class ExampleStatistics:
     def _prune(self) -> None:
         """Drop the activations and windows that no list needs any more."""
         tables = [ranking.table() for ranking in self._rankings]
-        needed = np.unique(
+        needed = _distinct(
             np.concatenate([(table["feature"] << _PAIR_SEQUENCE_BITS) | table["sequence"] for table in tables])
         )
         parts = [(self._pairs, self._positions, self._values), *self._pending]
         pairs, positions, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((positions, pairs))
-        order = order[np.isin(pairs[order], needed)]
+        kept = np.flatnonzero(_are_in(pairs, needed))
+        order = kept[_in_order(pairs[kept].astype(np.uint64), positions[kept])]
         self._pairs, self._positions, self._values = pairs[order], positions[order], values[order]
         self._pending = []
-        sequences = np.unique(needed & ((1 << _PAIR_SEQUENCE_BITS) - 1)).tolist()
+        sequences = _distinct(needed & ((1 << _PAIR_SEQUENCE_BITS) - 1)).tolist()
         self._windows = {sequence: self._windows[sequence] for sequence in sequences}
 
     def merge(self, other: Self) -> None:
@@ -291,6 +326,19 @@ class ExampleStatistics:
             restored._windows[sequence] = (ids, document, start)
         restored._prune()
         return restored
+
+
+def _distinct(values: IntArray) -> IntArray:
+    """Return each value once, ascending; NumPy's own way of late is to hash them, which is slower."""
+    ascending = np.sort(values)
+    return ascending[run_starts(ascending)] if len(ascending) else ascending
+
+
+def _are_in(values: IntArray, ascending: IntArray) -> npt.NDArray[np.bool_]:
+    """Return which values are among others."""
+    if not len(ascending):
+        return np.zeros(len(values), np.bool_)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
 
 
 def _no_activations() -> tuple[IntArray, IntArray, npt.NDArray[np.float32]]:

@@ -275,9 +275,7 @@ class PositionStatistics:
         bins = len(self.token_counts)
         _, kept = np.nonzero(acts.windows.keep)
         self.token_counts += np.bincount(self._bin(kept), minlength=bins)
-        self.counts += np.bincount(acts.feature * bins + self._bin(acts.position), minlength=self.counts.size).reshape(
-            self.counts.shape
-        )
+        np.add.at(self.counts.reshape(-1), acts.feature * bins + self._bin(acts.position), 1)
 
     def _bin(self, positions: IntArray) -> IntArray:
         return np.searchsorted(self.edges, positions, side="right") - 1
