@@ -1,0 +1,68 @@
+"""What the process is told about the machine."""
+
+import ctypes
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sae_analysis import machine
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({1: 2.0, 3: 1.0}, 3), ({1: 1.0, 3: 6.0}, 1)])
+def test_the_number_of_threads_that_is_faster_is_taken(seconds, best, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(machine, "_seconds_of_products", seconds.__getitem__)
+    assert machine.use_threads() == best
+    monkeypatch.undo()
+    assert torch.get_num_threads() == best
+
+
+def test_a_number_of_threads_that_was_asked_for_is_not_measured(monkeypatch):
+    monkeypatch.setattr(machine, "_seconds_of_products", None)
+    assert machine.prepare(2) == 2
+    assert torch.get_num_threads() == 2
+
+
+FAULTS = """
+import resource, sys, torch
+from sae_analysis.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+torch.set_num_threads(1)
+def touch():
+    torch.ones(1 << 24), torch.ones(1 << 10)
+for _ in range(10):
+    touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again_instead_of_given_back():
+    """Of ten times 64 MB, hardly a page is asked for again, once the heap has found its size."""
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True)) for how in ("keep", "give back")
+    )
+    assert kept < 200
+    assert given_back > 10_000
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch):
+    class Other:
+        pass
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
+    assert machine.keep_freed_memory() is False
