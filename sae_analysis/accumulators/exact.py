@@ -36,7 +36,7 @@ class KeyedSums:
     Batches wait in a buffer and are folded in when it outgrows the table, so an update costs amortised constant time.
     """
 
-    _BUFFER_ROWS = 1 << 18
+    _BUFFER_ROWS = 1 << 16
 
     def __init__(self, columns: int) -> None:
         """Start empty with that many columns."""
