@@ -107,23 +107,25 @@ class Dense:
         ]
 
     def strongest(self, column: list[np.ndarray], stats: FeatureStats) -> list[tuple[tuple[int, ...], int]]:
-        """Return the windows of highest maximum, each content once, equal maxima (to 1.2e-4) in corpus order."""
-        peaks = [(float(window.max(initial=0)), index) for index, window in enumerate(column) if window.any()]
-        peaks.sort(key=lambda item: (-rounded(item[0]), item[1]))
-        chosen: dict[tuple[int, ...], int] = {}
-        for _, index in peaks:
-            content = tuple(self.windows[index])
-            if content not in chosen:
-                ranks = [rounded(float(value)) for value in column[index]]
-                chosen[content] = ranks.index(max(ranks))
-            if len(chosen) == len(stats.examples):
-                break
-        return list(chosen.items())
+        """Return the windows of highest maximum, each content once; where rounding decides, as the analysis has it."""
+        ours = {example.token_ids: (place, example.peak_position) for place, example in enumerate(stats.examples)}
+        found: dict[tuple[int, ...], tuple[float, int, int]] = {}
+        for window, values in zip(map(tuple, self.windows), column, strict=True):
+            if values.any():
+                highest = int(values.argmax())
+                place, peak = ours.get(window, (len(ours), highest))
+                tied = values[peak] >= values[highest] * (1 - TIED)
+                found[window] = float(values[highest]), place, peak if tied else highest
+        order: dict[tuple[int, ...], tuple[int, int]] = {}
+        group, above = 0, float("inf")
+        for window, (value, place, _) in sorted(found.items(), key=lambda item: -item[1][0]):
+            group += value < above * (1 - TIED)
+            order[window], above = (group, place), value
+        return [(window, found[window][2]) for window in sorted(order, key=order.__getitem__)][: len(ours)]
 
 
-def rounded(value: float) -> int:
-    """Return the bits of a float32 without its last ten, rounded: what counts as a tie."""
-    return (int(np.float32(value).view(np.uint32)) + 512) >> 10
+TIED = 1.3e-4
+"""Relative difference up to which rounding may decide which of two maxima is taken for the larger."""
 
 
 def close_to(ours: float | None, theirs: float, relative: float = 1e-6) -> float | None:

@@ -228,9 +228,9 @@ def test_what_it_cost_and_how_it_went_is_passed_on(told, site, vocabulary):
 
 
 def measured(plain, sequences, feature):
-    """Return activation and cross-entropy of each sequence, by the plain path."""
+    """Return activation, to the digits that rounding leaves alone, and cross-entropy of each, by the plain path."""
     runs = [plain.run(list(ids), feature) for ids in sequences]
-    return [(float(acts.max()), surprise) for acts, _, surprise in runs]
+    return [(float(f"{float(acts.max()):.5g}"), surprise) for acts, _, surprise in runs]
 
 
 def test_examples_are_the_strongest_that_differ_and_the_frontier_is_of_all(
@@ -242,7 +242,7 @@ def test_examples_are_the_strongest_that_differ_and_the_frontier_is_of_all(
     stats = told(site, 8, searched_as(found_in(sequences)), replace(SHORT, max_examples=20))
     sequences = [ids for ids in dict.fromkeys(sequences) if vocabulary.texts([ids])[0] is not None]
     points = dict(zip(sequences, measured(plain, sequences, 8), strict=True))
-    strongest = sorted((ids for ids in sequences if points[ids][0] > 0), key=lambda ids: -points[ids][0])
+    strongest = sorted((ids for ids in sequences if points[ids][0] > 0), key=lambda ids: (-points[ids][0], len(ids)))
     chosen = []
     for ids in strongest:
         if all(sum(min(ids.count(t), other.count(t)) for t in set(ids)) <= len(ids) / 2 for other in chosen):

@@ -68,7 +68,7 @@ class Reporter:
         examples = sorted((made[place] for place in best), key=_strength, reverse=True)
         strongest = examples[0] if examples and examples[0].max_activation > 0 else None
         fluent = [made[place] for place in along]
-        kept = frontier([(_synthesis(one).cross_entropy, one.max_activation) for one in fluent])
+        kept = frontier([(_synthesis(one).cross_entropy, _but_for_rounding(one.max_activation)) for one in fluent])
         shortest = strongest and self._shortest(strongest, feature)
         if strongest and shortest and shortest.max_activation > strongest.max_activation:
             examples = [shortest, *examples][: self._max_examples]  # what went was in the way
@@ -115,11 +115,12 @@ class Reporter:
         Where some fire the feature, those that do not are left out; where none does, the nearest are kept.
         """
         screened = self._reader.screen(sequences, feature)
-        ranked = sorted(range(len(sequences)), key=lambda place: screened[place][:2], reverse=True)
+        order = [_order(*found[:2], ids) for found, ids in zip(screened, sequences, strict=True)]
+        ranked = sorted(range(len(sequences)), key=order.__getitem__, reverse=True)
         firing = [place for place in ranked if screened[place][0] > 0]
         candidates = firing or ranked
         best = differing([sequences[place] for place in candidates], self._max_examples)
-        along = frontier([(screened[place][2], screened[place][0]) for place in firing])
+        along = frontier([(screened[place][2], order[place][0]) for place in firing])
         return [candidates[place] for place in best], [firing[place] for place in along]
 
     def _shortest(self, example: ActivationExample, feature: int) -> ActivationExample:
@@ -248,8 +249,18 @@ def _synthesis(example: ActivationExample) -> Synthesis:
     return example.synthesis
 
 
-def _strength(example: ActivationExample) -> tuple[float, float]:
-    return example.max_activation, _synthesis(example).pre_activation
+def _strength(example: ActivationExample) -> tuple[float, float, int]:
+    return _order(example.max_activation, _synthesis(example).pre_activation, example.token_ids)
+
+
+def _order(activation: float, pre_activation: float, ids: Ids) -> tuple[float, float, int]:
+    """Return what sequences are ranked by, descending: of two that do the same, the shorter comes first."""
+    return _but_for_rounding(activation), _but_for_rounding(pre_activation), -len(ids)
+
+
+def _but_for_rounding(value: float) -> float:
+    """Return the digits that machines agree on: a text and its beginning often have the same peak, but for the rest."""
+    return float(f"{value:.5g}")
 
 
 def _alone(ids: Ids) -> Found:
