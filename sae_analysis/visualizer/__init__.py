@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import png
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, Comparison, FeatureStats
@@ -51,7 +52,10 @@ __all__ = [
 ]
 
 _COMPRESSION = 2
-"""Files 2 % larger than at zlib's default, in two thirds of the time."""
+"""Files 2 % larger than at zlib's default, in half of the time."""
+
+_PER_METRE = 1 / 0.0254
+"""Dots per metre at one per inch."""
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -201,10 +205,25 @@ _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def _encoded(page: Page) -> bytes:
-    """Return the page as PNG, without the alpha channel no page uses: that halves the time to compress it."""
+    """Return the page as PNG, without the alpha channel no page uses.
+
+    Rows are not filtered: on pages, which are flat colour and letters, the filters of other writers take more than half
+    of the time to write a file and make it a quarter larger.
+    """
     canvas = FigureCanvasAgg(page)
     canvas.draw()
-    picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
+    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+    height, width, _ = pixels.shape
+    dots = round(page.dpi * _PER_METRE)
+    writer = png.Writer(
+        width,
+        height,
+        greyscale=False,  # pyright: ignore[reportArgumentType] - whose type is guessed from a default of its own
+        compression=_COMPRESSION,
+        x_pixels_per_unit=dots,
+        y_pixels_per_unit=dots,
+        unit_is_meter=True,
+    )
     file = io.BytesIO()
-    picture.convert("RGB").save(file, format="png", dpi=(page.dpi, page.dpi), compress_level=_COMPRESSION)
+    writer.write_packed(file, pixels.reshape(height, -1))
     return file.getvalue()
