@@ -2,7 +2,7 @@
 
 import math
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,8 @@ def histogram(values: Sequence[float], *, per_octave: int = 8) -> Histogram:
         edges = [-edge for edge in reversed(edges)] + edges
     counts = [0] * (len(edges) - 1)
     for value in values:
-        counts[min(max(bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1
+        beyond = bisect_right(edges, value) if value > 0 else bisect_left(edges, value)  # bins begin towards zero
+        counts[min(max(beyond - 1, 0), len(counts) - 1)] += 1
     return Histogram(edges=tuple(edges), counts=tuple(counts))
 
 

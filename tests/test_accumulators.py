@@ -14,6 +14,7 @@ from sae_analysis.accumulators import (
     DictionaryStatistics,
     ExampleStatistics,
     FitStatistics,
+    HeldExamples,
     PositionStatistics,
     SparseActs,
     TokenStatistics,
@@ -126,7 +127,7 @@ def outcome(accumulator: object) -> object:
     def plain(value: object) -> object:
         if isinstance(value, np.ndarray):
             return value.tolist()
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list, HeldExamples)):
             return [plain(item) for item in value]
         if hasattr(value, "__dataclass_fields__"):
             return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}

@@ -159,7 +159,17 @@ def test_a_table_has_one_type_a_column_whatever_is_in_it(real, tmp_path):
         assert row["strongest_text"] == (stats.examples[0].text if stats.examples else None)
     dead = export(make.result([make.dead_stats()]), "parquet", tmp_path / "dead")[0]
     assert parquet.read_schema(dead).equals(table.schema, check_metadata=False)
-    assert json.loads(table.schema.metadata[b"real"])["corpus"] == "stories"
+    assert json.loads(parquet.read_metadata(path).metadata[b"real"])["corpus"] == "stories"
+
+
+def test_a_table_of_many_features_has_all_of_them_in_order(tmp_path):
+    features = [replace(make.stats(index), density=1 / (1 + index)) for index in range(3000)]
+    [path] = export(make.result(features), "parquet", tmp_path)
+    assert parquet.read_metadata(path).num_row_groups > 1, "else this says nothing"
+    table = parquet.read_table(path).to_pylist()
+    assert [(row["feature_idx"], row["density"]) for row in table] == [(i, 1 / (1 + i)) for i in range(3000)]
+    none = export(make.result([]), "parquet", tmp_path / "none")[0]
+    assert parquet.read_table(none).num_rows == 0
 
 
 def test_a_comparison_is_a_table_and_nothing_else(tmp_path):

@@ -8,7 +8,7 @@ rounding, total orders. Memory depends on the dictionary and the options, never 
 
 from sae_analysis.accumulators.batch import SparseActs, Windows
 from sae_analysis.accumulators.dictionary import DictionaryStatistics, FitStatistics
-from sae_analysis.accumulators.examples import ExampleStatistics, HeldExample
+from sae_analysis.accumulators.examples import ExampleStatistics, HeldExample, HeldExamples
 from sae_analysis.accumulators.features import (
     PositionStatistics,
     TokenStatistics,
@@ -22,6 +22,7 @@ __all__ = [
     "ExampleStatistics",
     "FitStatistics",
     "HeldExample",
+    "HeldExamples",
     "PositionStatistics",
     "SparseActs",
     "TokenStatistics",

@@ -6,7 +6,7 @@ could enter it. Admitted pairs of feature and window wait in a buffer and are pr
 falls as the lists settle, and memory depends on features, capacity and window length alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,6 +17,9 @@ from sae_analysis.accumulators.batch import SparseActs, Windows
 from sae_analysis.accumulators.exact import IntArray, run_starts
 
 Priority = npt.NDArray[np.uint64]
+
+_WindowsBySequence = dict[int, tuple[npt.NDArray[np.int32], str, int]]
+"""Token ids without padding, document and start of each window that is kept."""
 
 _IGNORED_BITS = 10
 """Low mantissa bits that do not count when magnitudes are ranked (1.2e-4 of the value): windows that begin alike have
@@ -207,7 +210,7 @@ class ExampleStatistics:
         self._rankings = (_Ranking(features, top, _MAGNITUDE_BITS), _Ranking(features, sampled, _HASH_BITS))
         self._pairs, self._positions, self._values = _no_activations()
         self._pending: list[tuple[IntArray, IntArray, npt.NDArray[np.float32]]] = []
-        self._windows: dict[int, tuple[npt.NDArray[np.int32], str, int]] = {}
+        self._windows: _WindowsBySequence = {}
 
     def update(self, acts: SparseActs) -> None:
         """Consider the activations of one batch."""
@@ -259,36 +262,16 @@ class ExampleStatistics:
         self._windows |= other._windows
         self._prune()
 
-    def finish(self) -> tuple[tuple[tuple[HeldExample, ...], tuple[HeldExample, ...]], ...]:
+    def finish(self) -> "HeldExamples":
         """Return for each feature its strongest windows, in order, and its sample, in random order."""
         self._prune()
-        strongest, sampled = (self._held(ranking) for ranking in self._rankings)
-        return tuple(zip(strongest, sampled, strict=True))
-
-    def _held(self, ranking: _Ranking) -> list[tuple[HeldExample, ...]]:
-        table = ranking.table()
-        bounds = np.searchsorted(table["feature"], np.arange(self._features + 1))
-        return [
-            tuple(
-                self._example(feature, int(table["sequence"][index]), int(table["position"][index]))
-                for index in range(bounds[feature], bounds[feature + 1])
-            )
-            for feature in range(self._features)
-        ]
-
-    def _example(self, feature: int, sequence: int, peak: int) -> HeldExample:
-        token_ids, document, start = self._windows[sequence]
-        pair = (feature << _PAIR_SEQUENCE_BITS) | sequence
-        begin, end = np.searchsorted(self._pairs, [pair, pair + 1])
-        activations = np.zeros(len(token_ids), np.float32)
-        activations[self._positions[begin:end]] = self._values[begin:end]
-        return HeldExample(
-            token_ids=token_ids.astype(np.int64),
-            activations=activations,
-            peak=peak,
-            document=document,
-            start=start,
-            sequence=sequence,
+        return HeldExamples(
+            self._features,
+            tables=(ranking.table() for ranking in self._rankings),
+            pairs=self._pairs,
+            positions=self._positions,
+            values=self._values,
+            windows=self._windows,
         )
 
     def state(self) -> dict[str, npt.NDArray]:
@@ -326,6 +309,58 @@ class ExampleStatistics:
             restored._windows[sequence] = (ids, document, start)
         restored._prune()
         return restored
+
+
+class HeldExamples:
+    """The lists of each feature, made when it is asked for: for all features at once they are gigabytes."""
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        tables: Iterable[Mapping[str, npt.NDArray]],
+        pairs: IntArray,
+        positions: IntArray,
+        values: npt.NDArray[np.float32],
+        windows: _WindowsBySequence,
+    ) -> None:
+        """Hold what ``ExampleStatistics`` holds, which never changes these arrays."""
+        self._features = features
+        bounds = np.arange(features + 1)
+        self._lists = [(table, np.searchsorted(table["feature"], bounds)) for table in tables]
+        self._pairs, self._positions, self._values, self._windows = pairs, positions, values, windows
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return self._features
+
+    def __getitem__(self, feature: int) -> tuple[tuple[HeldExample, ...], tuple[HeldExample, ...]]:
+        """Return the strongest windows and the sample of one feature."""
+        if not 0 <= feature < self._features:
+            raise IndexError(feature)
+        strongest, sampled = (
+            tuple(
+                self._example(feature, int(table["sequence"][row]), int(table["position"][row]))
+                for row in range(bounds[feature], bounds[feature + 1])
+            )
+            for table, bounds in self._lists
+        )
+        return strongest, sampled
+
+    def _example(self, feature: int, sequence: int, peak: int) -> HeldExample:
+        token_ids, document, start = self._windows[sequence]
+        pair = (feature << _PAIR_SEQUENCE_BITS) | sequence
+        begin, end = np.searchsorted(self._pairs, [pair, pair + 1])
+        activations = np.zeros(len(token_ids), np.float32)
+        activations[self._positions[begin:end]] = self._values[begin:end]
+        return HeldExample(
+            token_ids=token_ids.astype(np.int64),
+            activations=activations,
+            peak=peak,
+            document=document,
+            start=start,
+            sequence=sequence,
+        )
 
 
 def _distinct(values: IntArray) -> IntArray:

@@ -6,10 +6,11 @@ from typing import Protocol
 
 from sae_analysis.errors import OutputError
 from sae_analysis.exports import circuit_tracer, neuronpedia, table
+from sae_analysis.exports.table import FeatureTable
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, ComparisonResult
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "FeatureTable", "export"]
 
 
 class _Format(Protocol):

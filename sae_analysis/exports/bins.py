@@ -25,7 +25,9 @@ def even(stats: FeatureStats, number: int) -> tuple[_Array, _Array]:
         return np.zeros(0), np.zeros(0)
     at, below = _cumulative(stats)
     edges = np.linspace(*span(stats), number + 1)
-    return edges, np.diff(np.interp(edges, at, below))
+    reached = np.interp(edges, at, below)
+    reached[0] = 0.0  # a bin that begins with the lowest activation, and so has no width left, is in the first bar
+    return edges, np.diff(reached)
 
 
 def percentiles(stats: FeatureStats, probabilities: Sequence[float]) -> list[float]:

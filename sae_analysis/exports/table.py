@@ -2,17 +2,63 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from sae_analysis.errors import OutputError
-from sae_analysis.records import AnalysisResult, Comparison, ComparisonResult, FeatureStats, Likeness, TokenValues
+from sae_analysis.records import (
+    AnalysisResult,
+    Comparison,
+    ComparisonResult,
+    FeatureStats,
+    Likeness,
+    Provenance,
+    TokenValues,
+)
 
 _SINGLE: Mapping[Any, str] = {int: "int64", float: "float64", float | None: "float64", str: "string"}
 """Arrow's name for the type of a field that is a column by itself."""
 
+_ROWS_AT_ONCE = 1024
+"""Features in a row group of a file."""
+
 _Columns = dict[str, tuple[str, list[Any]]]
 """Arrow's type and the values of each column by its name."""
+
+
+class FeatureTable:
+    """A table of features that grows as they come: only a few rows are not compressed yet."""
+
+    def __init__(self) -> None:
+        """Begin with no row.
+
+        Raises:
+            OutputError: pyarrow is not installed.
+        """
+        self._buffer = _arrow().BufferOutputStream()
+        self._rows: list[FeatureStats] = []
+        self._writer: Any = None
+
+    def add(self, stats: FeatureStats) -> None:
+        """Add a row."""
+        self._rows.append(stats)
+        if len(self._rows) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def finish(self, provenance: Provenance) -> bytes:
+        """Return the table as Parquet, its provenance in its metadata; nothing can be added after that."""
+        if self._rows or not self._writer:
+            self._flush()
+        self._writer.add_key_value_metadata({provenance.analysis: json.dumps(dataclasses.asdict(provenance))})
+        self._writer.close()
+        return self._buffer.getvalue().to_pybytes()
+
+    def _flush(self) -> None:
+        table = _table(_features(self._rows))
+        if self._writer is None:
+            self._writer = _arrow().parquet.ParquetWriter(self._buffer, table.schema)
+        self._writer.write_table(table)
+        self._rows = []
 
 
 def files(result: AnalysisResult | ComparisonResult) -> Mapping[str, bytes]:
@@ -21,31 +67,35 @@ def files(result: AnalysisResult | ComparisonResult) -> Mapping[str, bytes]:
     Raises:
         OutputError: pyarrow is not installed.
     """
+    if isinstance(result, AnalysisResult):
+        rows = FeatureTable()
+        for stats in result.features:
+            rows.add(stats)
+        return {f"{result.provenance.analysis}.parquet": rows.finish(result.provenance)}
+    runs = {"real": result.real, "synthetic": result.synthetic}
+    metadata = {kind: json.dumps(dataclasses.asdict(run)) for kind, run in runs.items()}
+    buffer = _arrow().BufferOutputStream()
+    _arrow().parquet.write_table(_table(_comparisons(result)).replace_schema_metadata(metadata), buffer)
+    return {"comparison.parquet": buffer.getvalue().to_pybytes()}
+
+
+def _arrow() -> Any:  # noqa: ANN401 - a library without types that need not be installed
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet
     except ImportError:
         raise OutputError("Tables need pyarrow, which is not installed: pip install 'sae-analysis[parquet]'.") from None
-    if isinstance(result, ComparisonResult):
-        name, runs = "comparison", {"real": result.real, "synthetic": result.synthetic}
-        columns = _comparisons(result)
-    else:
-        name, runs = result.provenance.analysis, {result.provenance.analysis: result.provenance}
-        columns = _features(result)
-    types = {kind: pyarrow.type_for_alias(kind) for kind in _SINGLE.values()}
-    types["strings"] = pyarrow.list_(pyarrow.string())
-    schema = pyarrow.schema(
-        [(column, types[kind]) for column, (kind, _) in columns.items()],
-        metadata={kind: json.dumps(dataclasses.asdict(run)) for kind, run in runs.items()},
-    )
-    content = pyarrow.table({column: values for column, (_, values) in columns.items()}, schema=schema)
-    buffer = pyarrow.BufferOutputStream()
-    parquet.write_table(content, buffer)
-    return {f"{name}.parquet": buffer.getvalue().to_pybytes()}
+    return pyarrow
 
 
-def _features(result: AnalysisResult) -> _Columns:
-    features = result.features
+def _table(columns: _Columns) -> Any:  # noqa: ANN401 - as above
+    arrow = _arrow()
+    types = {kind: arrow.type_for_alias(kind) for kind in _SINGLE.values()}
+    types["strings"] = arrow.list_(arrow.string())
+    schema = arrow.schema([(column, types[kind]) for column, (kind, _) in columns.items()])
+    return arrow.table({column: values for column, (_, values) in columns.items()}, schema=schema)
+
+
+def _features(features: Sequence[FeatureStats]) -> _Columns:
     strongest = [stats.examples[0] if stats.examples else None for stats in features]
     return _singles(features, FeatureStats) | {
         "fires_on": ("strings", [[activity.token for activity in stats.top_tokens] for stats in features]),

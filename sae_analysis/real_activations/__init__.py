@@ -58,15 +58,18 @@ def analyze(
     names: dict[str, str] | None = None,
     progress: Progress | None = None,
     looked: Callable[[int, int], None] | None = None,
+    survey: Callable[[FeatureStats], None] | None = None,
 ) -> AnalysisResult:
     """Run the whole analysis and return it with its header; ``names`` says what model, SAE and corpus are called.
 
     ``progress`` is told of the text that was read, ``looked`` of the features of whose firings more was measured then.
+    ``survey`` is given every feature of the SAE in turn, asked for or not; those not asked for have one example.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
     """
-    features = selection.before_data(site.sae.dict_size, settings.seed)
+    asked_for = selection.before_data(site.sae.dict_size, settings.seed)
+    features = range(site.sae.dict_size) if survey else asked_for
     _check_window(site.model, settings.windowing.seq_len)
     stream = TokenStream(documents, site.model.tokens, settings.windowing, prepend_bos=site.prepend_bos)
     collected = accumulate(site, features, stream, settings, progress)
@@ -74,7 +77,13 @@ def analyze(
     if not settings.allow_poor_fit:
         check_fit(fit.explained_variance, site.name)
     counts, maxima, _ = collected.dictionary.finish()
-    chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else features
+    chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else asked_for
+    wanted, in_full, reported = features if survey else chosen, frozenset(chosen), {}
+    for stats in feature_stats(site, collected, settings, measured=features, wanted=wanted, in_full=in_full):
+        if survey:
+            survey(stats)
+        if stats.feature_idx in in_full:
+            reported[stats.feature_idx] = stats
     options: dict[str, Any] = asdict(settings) | {"encoder": collected.encoder}
     return AnalysisResult(
         provenance=describe_run(
@@ -86,7 +95,7 @@ def analyze(
         ),
         fit=fit,
         dictionary=dictionary_stats(site, collected),
-        features=_with_firings(site, feature_stats(site, features, chosen, collected, settings), settings, looked),
+        features=_with_firings(site, tuple(reported[feature] for feature in chosen), settings, looked),
     )
 
 

@@ -1,6 +1,6 @@
 """From accumulators to records: what was counted, held and read off the weights, put together feature by feature."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -39,9 +39,19 @@ def dictionary_stats(site: Site, collected: Collected) -> DictionaryStats:
 
 
 def feature_stats(
-    site: Site, measured: Sequence[int], chosen: Sequence[int], collected: Collected, settings: RealSettings
-) -> tuple[FeatureStats, ...]:
-    """Return the statistics of the ``chosen`` features out of those ``measured``, in the order chosen."""
+    site: Site,
+    collected: Collected,
+    settings: RealSettings,
+    *,
+    measured: Sequence[int],
+    wanted: Sequence[int],
+    in_full: Collection[int],
+) -> Iterator[FeatureStats]:
+    """Yield the statistics of the ``wanted`` features out of those ``measured``.
+
+    Those ``in_full`` come with all of their examples, the others with the strongest alone: as text, which is made here,
+    examples take most of the time and of the memory.
+    """
     tokens = site.model.tokens
     counted = Counted(
         values=collected.values,
@@ -51,23 +61,19 @@ def feature_stats(
         text=tokens,
         list_length=settings.list_length,
     )
-    examples = collected.examples.finish()
+    held = collected.examples.finish()
     place = {feature: index for index, feature in enumerate(measured)}
-    weights = weight_sides(site, chosen, directions.norms(site.sae), settings.list_length)
-    stats = []
-    for feature, weight_side in zip(chosen, weights, strict=True):
+    weights = weight_sides(site, wanted, directions.norms(site.sae), settings.list_length)
+    for feature, weight_side in zip(wanted, weights, strict=True):
         at = place[feature]
-        strongest, sample = examples[at]
-        stats.append(
-            counted.feature_stats(
-                feature,
-                at,
-                weight_side,
-                examples=tuple(_example(held, tokens) for held in strongest),
-                example_bands=_bands(counted.summaries[at], strongest, sample, tokens, settings.band_examples),
-            )
-        )
-    return tuple(stats)
+        strongest, sample = held[at]
+        bands: tuple[ExampleBand, ...] = ()
+        if feature in in_full:
+            bands = _bands(counted.summaries[at], strongest, sample, tokens, settings.band_examples)
+        else:
+            strongest = strongest[:1]
+        examples = tuple(_example(one, tokens) for one in strongest)
+        yield counted.feature_stats(feature, at, weight_side, examples=examples, example_bands=bands)
 
 
 def _example(held: HeldExample, tokens: TokenText) -> ActivationExample:
