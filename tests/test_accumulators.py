@@ -297,6 +297,16 @@ def test_sampled_examples_are_distinct_windows_on_which_the_feature_fires(corpus
         assert all(held.activations[held.peak] != 0 for held in sample)
 
 
+def test_a_sample_does_not_depend_on_which_features_are_looked_at() -> None:
+    """A feature is numbered by its place among those asked for."""
+    corpus = [Window(n, (n % 5, n // 5), (True,) * 2, {(0, 0): 1.0 + n, (3, 0): 2.0 + n}) for n in range(25)]
+    batch = as_batch(corpus)
+    statistics = ExampleStatistics(4, 1, 10, seed=3)
+    statistics.update(batch)
+    (_, first), *_, (_, last) = statistics.finish()
+    assert [held.sequence for held in first] == [held.sequence for held in last]
+
+
 def test_sampling_is_uniform_over_windows() -> None:
     """Of 40 windows that fire once, each is held about equally often over 600 seeds."""
     corpus = [Window(n, (n % 5, n // 5 % 5, n // 25), (True,) * 3, {(0, 0): float(n + 1)}) for n in range(40)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import D_MODEL, D_SAE, LAYERS, TEXTS, make_sae, topk_weights
+from pyarrow import parquet
 
 from sae_analysis import main as command_line
 from sae_analysis.artifacts import read_result, write_result
@@ -64,6 +65,37 @@ def as_typed(arguments, **environment):
 
 
 # --- what works ----------------------------------------------------------------------------------------------------
+
+
+def places(examples):
+    return [(example.token_ids, example.peak_position, example.source) for example in examples]
+
+
+@pytest.mark.parametrize("features", ["4,1", "top:2"])
+def test_a_table_has_every_feature_and_changes_nothing_of_those_asked_for(typed, tmp_path, capsys, features):
+    assert main([*typed(features=features, output=tmp_path / "plain"), "--dictionary-tokens", "1"]) == 0
+    assert main([*typed(features=features), "--dictionary-tokens", "1", "--table"]) == 0
+    assert str(tmp_path / "out" / "real.parquet") in capsys.readouterr().out
+    assert main(typed(features="all", output=tmp_path / "all")) == 0
+    plain, with_table, everything = (read_result(tmp_path / name / "real.json") for name in ("plain", "out", "all"))
+    for one, other in zip(with_table.features, plain.features, strict=True):
+        assert (one.feature_idx, one.active_count, one.top_tokens[0].token) == (
+            other.feature_idx, other.active_count, other.top_tokens[0].token,
+        )  # fmt: skip
+        assert one.max_activation == pytest.approx(other.max_activation, rel=1e-5), "other products are other roundings"
+        assert places(one.examples) == places(other.examples)
+        assert [places(band.examples) for band in one.example_bands] == [
+            places(band.examples) for band in other.example_bands
+        ]
+        assert one.examples[0].firing is not None
+    rows = parquet.read_table(tmp_path / "out" / "real.parquet").to_pylist()
+    for row, stats in zip(rows, everything.features, strict=True):
+        singles = ("feature_idx", "active_count", "density", "mean_activation", "max_activation", "decoder_norm")
+        for name in singles:
+            assert row[name] == (getattr(stats, name) and pytest.approx(getattr(stats, name), rel=1e-5))
+        assert row["fires_on"] == [activity.token for activity in stats.top_tokens]
+        assert row["strongest_text"] == (stats.examples[0].text if stats.examples else None)
+    assert sum(row["active_count"] > 0 for row in rows) > 10, "else this says nothing"
 
 
 def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, model_folder, fitting_sae_folder):

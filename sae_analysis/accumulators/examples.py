@@ -218,7 +218,8 @@ class ExampleStatistics:
         sequence = windows.sequence[acts.row]
         priorities = (
             magnitude_priority(acts.value),
-            hash_priority(self._seed, acts.feature, sequence, acts.position),
+            # Of the place alone: a feature's sample must not depend on which others are looked at.
+            hash_priority(self._seed, sequence, acts.position),
         )
         content = window_content(windows.token_ids)
         admitted = np.zeros((self._features, len(content)), np.bool_)

@@ -18,10 +18,11 @@ from sae_analysis.main.screen import spending_bar
 
 if TYPE_CHECKING:
     from sae_analysis.corpus import Corpus
+    from sae_analysis.exports import FeatureTable
     from sae_analysis.feature_selection import FeatureSelection
     from sae_analysis.real_activations import RealSettings
     from sae_analysis.reconstruction import Site
-    from sae_analysis.records import AnalysisResult
+    from sae_analysis.records import AnalysisResult, FeatureStats
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -36,6 +37,11 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     add_subject_options(parser, seed="seed of random features and examples")
     _add_text_options(parser)
     add_output_options(parser, max_examples=20)
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="write real.parquet too, with a row for every feature of the SAE, whichever --features asks for",
+    )
 
 
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
     selection = parse_features(options.features)
     prepare_folder(options.output)
+    table = _new_table() if options.table else None
 
     from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.demo import default_corpus
@@ -101,9 +108,15 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
-    result = read_text(site, selection, corpus, settings, options)
-    write(result, options)
+    result = read_text(site, selection, corpus, settings, options, table=table)
+    write(result, options, table)
     return 0
+
+
+def _new_table() -> "FeatureTable":
+    from sae_analysis.exports import FeatureTable
+
+    return FeatureTable()
 
 
 def read_text(
@@ -112,23 +125,40 @@ def read_text(
     corpus: "Corpus",
     settings: "RealSettings",
     options: argparse.Namespace,
+    *,
+    table: "FeatureTable | None" = None,
 ) -> "AnalysisResult":
-    """Return what the features do on the text."""
+    """Return what the features do on the text, and put every feature of the SAE into the table if there is one."""
     from sae_analysis.real_activations import analyze
 
     names = names_of(options, "model", "sae", "corpus")
-    with spending_bar("reading", "tok") as advance, spending_bar("looking closer", "feature") as looked:
-        return analyze(site, selection, corpus, settings, names=names, progress=advance, looked=looked)
+    with (
+        spending_bar("reading", "tok") as advance,
+        spending_bar("describing", "feature") as described,
+        spending_bar("looking closer", "feature") as looked,
+    ):
+
+        def add(stats: "FeatureStats") -> None:
+            assert table is not None, "else nobody calls this"
+            table.add(stats)
+            described(1, site.sae.dict_size)
+
+        survey = add if table else None
+        return analyze(site, selection, corpus, settings, names=names, progress=advance, looked=looked, survey=survey)
 
 
-def write(result: "AnalysisResult", options: argparse.Namespace) -> None:
-    """Write JSON and pictures, and print what was found."""
+def write(result: "AnalysisResult", options: argparse.Namespace, table: "FeatureTable | None" = None) -> None:
+    """Write JSON, the table if there is one, and pictures, and print what was found."""
     from sae_analysis.artifacts import write_result
+    from sae_analysis.files import write_whole
 
-    json_path = options.output / "real.json"
-    write_result(result, json_path)
+    written = [options.output / "real.json"]
+    write_result(result, written[0])
+    if table:
+        written.append(options.output / "real.parquet")
+        write_whole(written[1], table.finish(result.provenance))
     print_rows(_rows(result))
-    write_pictures(result, options, json_path)
+    write_pictures(result, options, written)
 
 
 def _rows(result: "AnalysisResult") -> dict[str, str]:

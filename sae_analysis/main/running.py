@@ -72,9 +72,9 @@ def print_rows(rows: dict[str, str]) -> None:
         print(f"{row + ':':<10}{text}")
 
 
-def write_pictures(result: "AnalysisResult", options: argparse.Namespace, json_path: Path) -> None:
-    """Draw the pages of a result that is written already, unless told not to, and list all files."""
-    written = [json_path]
+def write_pictures(result: "AnalysisResult", options: argparse.Namespace, before: Sequence[Path]) -> None:
+    """Draw the pages of a result that is written already, unless told not to, and list all files, those before too."""
+    written = [*before]
     if not options.no_figures:
         from sae_analysis.reports import browse
         from sae_analysis.visualizer import visualize_features

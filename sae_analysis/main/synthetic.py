@@ -149,7 +149,7 @@ def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> 
     json_path = options.output / "synthetic.json"
     write_result(result, json_path)
     print_rows(_rows(result, d_sae))
-    write_pictures(result, options, json_path)
+    write_pictures(result, options, [json_path])
 
 
 def _corpus(options: argparse.Namespace) -> "Corpus | None":
