@@ -81,8 +81,12 @@ def child(contender: str, case: str, options: argparse.Namespace) -> None:
 
 
 def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
-    """Run the analysis as the library runs it: from text to the statistics of every feature asked for."""
+    """Run the analysis as the library runs it: from text to the statistics of every feature asked for.
+
+    All features are a survey: one of them in full, a row of a table for each.
+    """
     from sae_analysis.corpus import Corpus, Windowing
+    from sae_analysis.exports import FeatureTable
     from sae_analysis.feature_selection import parse_features
     from sae_analysis.language_model import load_model
     from sae_analysis.real_activations import RealSettings, analyze
@@ -93,7 +97,7 @@ def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
     site = attach(load_sae(subject / f"{rule}-{width}"), load_model("gelu-1l", device="cpu"), None)
     corpus = Corpus(source=subject / "text.jsonl")
 
-    def run(spec: str, encoder: Any, tokens: int | None) -> tuple[float, Any]:  # noqa: ANN401 - a literal
+    def run(spec: str, encoder: Any, tokens: int | None, table: FeatureTable | None = None) -> tuple[float, Any]:  # noqa: ANN401 - a literal
         settings = RealSettings(
             windowing=Windowing(seq_len=real_subject.LENGTH, max_tokens=tokens),
             dictionary_tokens=FIT_TOKENS,
@@ -107,14 +111,19 @@ def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
             nonlocal read
             read = time.perf_counter()
 
-        result = analyze(site, parse_features(spec), corpus, settings, progress=progress)
+        add = table.add if table else None
+        result = analyze(site, parse_features(spec), corpus, settings, progress=progress, survey=add)
+        if table:
+            table.finish(result.provenance)
         return read - begin, result
 
     run("0", "auto", 4 * real_subject.LENGTH)  # what is slow once
     begin = time.perf_counter()
-    reading, result = run(
-        "all" if features == "all" else f"random:{features}", "dense" if contender == DENSE else "auto", None
-    )
+    encoder = "dense" if contender == DENSE else "auto"
+    if features == "all":
+        reading, result = run("0", encoder, None, FeatureTable())
+    else:
+        reading, result = run(f"random:{features}", encoder, None)
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "reading": reading, "encoder": result.provenance.options["encoder"]}
 

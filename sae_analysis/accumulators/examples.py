@@ -339,14 +339,19 @@ class HeldExamples:
         """Return the strongest windows and the sample of one feature."""
         if not 0 <= feature < self._features:
             raise IndexError(feature)
-        strongest, sampled = (
-            tuple(
-                self._example(feature, int(table["sequence"][row]), int(table["position"][row]))
-                for row in range(bounds[feature], bounds[feature + 1])
-            )
-            for table, bounds in self._lists
-        )
+        strongest, sampled = (self._list(which, feature) for which in range(2))
         return strongest, sampled
+
+    def strongest(self, feature: int, most: int) -> tuple[HeldExample, ...]:
+        """Return at most so many of the strongest windows of one feature."""
+        return self._list(0, feature, most)
+
+    def _list(self, which: int, feature: int, most: int | None = None) -> tuple[HeldExample, ...]:
+        table, bounds = self._lists[which]
+        return tuple(
+            self._example(feature, int(table["sequence"][row]), int(table["position"][row]))
+            for row in range(bounds[feature], bounds[feature + 1])[:most]
+        )
 
     def _example(self, feature: int, sequence: int, peak: int) -> HeldExample:
         token_ids, document, start = self._windows[sequence]

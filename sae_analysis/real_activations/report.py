@@ -66,12 +66,12 @@ def feature_stats(
     weights = weight_sides(site, wanted, directions.norms(site.sae), settings.list_length)
     for feature, weight_side in zip(wanted, weights, strict=True):
         at = place[feature]
-        strongest, sample = held[at]
         bands: tuple[ExampleBand, ...] = ()
         if feature in in_full:
+            strongest, sample = held[at]
             bands = _bands(counted.summaries[at], strongest, sample, tokens, settings.band_examples)
         else:
-            strongest = strongest[:1]
+            strongest = held.strongest(at, 1)
         examples = tuple(_example(one, tokens) for one in strongest)
         yield counted.feature_stats(feature, at, weight_side, examples=examples, example_bands=bands)
 
