@@ -22,9 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import real_subject
@@ -44,6 +44,7 @@ CASES = (
 )
 OURS, DENSE, LIMIT = "ours", "ours, dense", "limit"
 OPPONENTS = ("SAEDashboard", "dense loop")
+SUBJECT = Path(tempfile.gettempdir()) / "sae-analysis-benchmark"
 BATCHES = (8, 16, 32)
 FIT_TOKENS = 4096
 """Tokens on which all features are measured where few are asked for: others measure none."""
@@ -75,12 +76,19 @@ def child(contender: str, case: str, options: argparse.Namespace) -> None:
     from sae_analysis.machine import prepare
 
     prepare(options.threads)
-    found = limit(case, options.subject) if contender == LIMIT else ours(case, options.subject, contender)
+    rule, width, features = case.split("-")
+    if contender == LIMIT:
+        found = limit(case, options.subject)
+    else:
+        encoder = "dense" if contender == DENSE else "auto"
+        found = ours(options.subject, options.subject / f"{rule}-{width}", features, encoder=encoder)
     found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(found))
 
 
-def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
+def ours(
+    subject: Path, sae: Path, features: str, *, encoder: Literal["auto", "dense"] = "auto", tokens: int | None = None
+) -> dict[str, Any]:
     """Run the analysis as the library runs it: from text to the statistics of every feature asked for.
 
     All features are a survey: one of them in full, a row of a table for each.
@@ -91,13 +99,13 @@ def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
     from sae_analysis.language_model import load_model
     from sae_analysis.real_activations import RealSettings, analyze
     from sae_analysis.reconstruction import attach
+    from sae_analysis.records import AnalysisResult
     from sae_analysis.sae_formats import load_sae
 
-    rule, width, features = case.split("-")
-    site = attach(load_sae(subject / f"{rule}-{width}"), load_model("gelu-1l", device="cpu"), None)
+    site = attach(load_sae(sae), load_model("gelu-1l", device="cpu"), None)
     corpus = Corpus(source=subject / "text.jsonl")
 
-    def run(spec: str, encoder: Any, tokens: int | None, table: FeatureTable | None = None) -> tuple[float, Any]:  # noqa: ANN401 - a literal
+    def run(spec: str, tokens: int | None, table: FeatureTable | None = None) -> tuple[float, AnalysisResult]:
         settings = RealSettings(
             windowing=Windowing(seq_len=real_subject.LENGTH, max_tokens=tokens),
             dictionary_tokens=FIT_TOKENS,
@@ -117,13 +125,12 @@ def ours(case: str, subject: Path, contender: str) -> dict[str, Any]:
             table.finish(result.provenance)
         return read - begin, result
 
-    run("0", "auto", 4 * real_subject.LENGTH)  # what is slow once
+    run("0", 4 * real_subject.LENGTH)  # what is slow once
     begin = time.perf_counter()
-    encoder = "dense" if contender == DENSE else "auto"
     if features == "all":
-        reading, result = run("0", encoder, None, FeatureTable())
+        reading, result = run("0", tokens, FeatureTable())
     else:
-        reading, result = run(f"random:{features}", encoder, None)
+        reading, result = run(f"random:{features}", tokens)
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "reading": reading, "encoder": result.provenance.options["encoder"]}
 
@@ -225,7 +232,8 @@ def main() -> None:
         return
     done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
     if not options.report:
-        _prepare(options)
+        parts = (case.split("-") for case in options.cases)
+        prepare_subject(options.subject, ((rule, int(width), real_subject.K) for rule, width, _ in parts))
         known = {(row["case"], row["contender"], row["round"]) for row in done}
         contenders = options.contenders or (OURS, DENSE, *(OPPONENTS if options.opponents else ()), LIMIT)
         with options.results.open("a") as results:
@@ -244,25 +252,25 @@ def main() -> None:
         PAGE.write_text(put_between(PAGE.read_text(), "real", written))
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    """Write the subject's files, in this process, and its SAEs."""
-    os.environ |= {"HF_HOME": str(options.subject), "HF_HUB_OFFLINE": "1"}  # before the hub's client is imported
-    options.subject.mkdir(parents=True, exist_ok=True)
-    real_subject.build(options.subject)
+def prepare_subject(subject: Path, saes: Iterable[tuple[str, int, int]]) -> None:
+    """Write the subject's files, in this process, and SAEs of these rules, widths and k, as far as they are missing."""
+    os.environ |= {"HF_HOME": str(subject), "HF_HUB_OFFLINE": "1"}  # before the hub's client is imported
+    subject.mkdir(parents=True, exist_ok=True)
+    real_subject.build(subject)
     from sae_analysis.language_model import load_model
 
     model = load_model("gelu-1l", device="cpu")
-    ids = torch.from_numpy(np.load(options.subject / "tokens.npy"))[:16]
+    ids = torch.from_numpy(np.load(subject / "tokens.npy"))[:16]
     with torch.inference_mode():
         x = model.activations(ids, real_subject.HOOK)[:, 1:].flatten(0, 1)
-    for rule, width in dict.fromkeys(tuple(case.split("-")[:2]) for case in options.cases):
-        real_subject.build_sae(options.subject, rule, int(width), x)
+    for rule, width, k in dict.fromkeys(saes):
+        real_subject.build_sae(subject, rule, width, x, k)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("real.jsonl"), help="measurements, made or gone on with")
-    parser.add_argument("--subject", type=Path, default=Path(tempfile.gettempdir()) / "sae-analysis-benchmark")
+    parser.add_argument("--subject", type=Path, default=SUBJECT)
     parser.add_argument("--opponents", help="interpreter of the opponents' environment (default: ours and the limit)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--contenders", nargs="+", choices=(OURS, DENSE, *OPPONENTS, LIMIT), help="these only")

@@ -46,12 +46,17 @@ def build(folder: Path) -> None:
     (folder / "done").touch()
 
 
-def build_sae(folder: Path, rule: str, d_sae: int, x: torch.Tensor) -> Path:
+def sae_folder(folder: Path, rule: str, d_sae: int, k: int = K) -> Path:
+    """Return where an SAE is."""
+    return folder / (f"{rule}-{d_sae}" if k == K else f"{rule}-{d_sae}-k{k}")
+
+
+def build_sae(folder: Path, rule: str, d_sae: int, x: torch.Tensor, k: int = K) -> Path:
     """Write an SAE of random directions for activations like ``x [tokens, d_model]``; return its folder.
 
     JumpReLU has one threshold, by which as many features fire on average as TopK keeps.
     """
-    path = folder / f"{rule}-{d_sae}"
+    path = sae_folder(folder, rule, d_sae, k)
     if (path / "cfg.json").exists():
         return path
     path.mkdir(exist_ok=True)
@@ -62,10 +67,10 @@ def build_sae(folder: Path, rule: str, d_sae: int, x: torch.Tensor) -> Path:
     config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
     config["metadata"] = {"model_name": "gelu-1l", "hook_name": HOOK, "prepend_bos": True, "context_size": LENGTH}
     if rule == "topk":
-        config |= {"k": K, "rescale_acts_by_decoder_norm": True}  # without it SAEDashboard refuses TopK
+        config |= {"k": k, "rescale_acts_by_decoder_norm": True}  # without it SAEDashboard refuses TopK
     else:
         pre_activation = ((x - x.mean(0)) @ directions).flatten()
-        highest = pre_activation.topk(K * len(x)).values[-1]
+        highest = pre_activation.topk(k * len(x)).values[-1]
         weights["threshold"] = torch.full((d_sae,), float(highest))
     save_file(weights, path / "sae_weights.safetensors")
     (path / "cfg.json").write_text(json.dumps(config))

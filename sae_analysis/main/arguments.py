@@ -109,8 +109,8 @@ def add_bos_option(group: argparse._ArgumentGroup, *, where: str) -> None:
     )
 
 
-def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) -> None:
-    """Add what is written and said."""
+def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) -> argparse._ArgumentGroup:
+    """Add what is written and said; return the group, for what a mode has beside it."""
     group = parser.add_argument_group("results")
     group.add_argument("--output", type=Path, default=Path("results"), help="folder for pictures and JSON")
     group.add_argument("--max-examples", type=positive, default=max_examples, help="strongest examples of a feature")
@@ -126,6 +126,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
         "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
     )
     group.add_argument("--verbose", action="store_true", help="say more about what happens")
+    return group
 
 
 def add_drawing_options(group: argparse._ActionsContainer) -> None:

@@ -36,8 +36,8 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
     add_subject_options(parser, seed="seed of random features and examples")
     _add_text_options(parser)
-    add_output_options(parser, max_examples=20)
-    parser.add_argument(
+    results = add_output_options(parser, max_examples=20)
+    results.add_argument(
         "--table",
         action="store_true",
         help="write real.parquet too, with a row for every feature of the SAE, whichever --features asks for",
