@@ -47,9 +47,10 @@ def looked_at_closer(case: Case, loose: float) -> float:
 READING: Terms = {
     "once": lambda _case, _loose: 1.0,
     "token (text, forward pass)": lambda case, _loose: case["tokens"],
-    "token and feature of the dictionary (product in bfloat16)": lambda case, _loose: case["tokens"] * case["width"],
     "token and feature that fires": lambda case, _loose: case["tokens"] * case["k"],
-    "token looked at closer (what may fire, in float32)": looked_at_closer,
+    "token looked at closer and feature of the dictionary (product)": lambda case, loose: (
+        looked_at_closer(case, loose) * case["width"]
+    ),
 }
 """What the seconds of reading are made of, per what."""
 
