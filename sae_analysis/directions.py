@@ -90,12 +90,12 @@ def _summaries(effects: Float[Tensor, "features vocab"], tokens: TokenText, most
     centred = values - values.mean(dim=1, keepdim=True)
     squares = centred.square()
     moments = (squares.mean(dim=1), (squares * centred).mean(dim=1), squares.square().mean(dim=1))
-    rows = zip(_distributions(values, LOGIT_BINS), *up, *down, *(moment.tolist() for moment in moments), strict=True)
-    for histogram, most_up, ids_up, most_down, ids_down, variance, third, fourth in rows:
+    rows = zip(values.cpu().numpy(), *up, *down, *(moment.tolist() for moment in moments), strict=True)
+    for row, most_up, ids_up, most_down, ids_down, variance, third, fourth in rows:
         yield LogitEffects(
             boosted=tuple(zip(tokens.strings(ids_up), most_up, strict=True)),
             suppressed=tuple(zip(tokens.strings(ids_down), most_down, strict=True)),
-            histogram=histogram,
+            histogram=distribution(row, LOGIT_BINS),
             skew=third / variance**1.5 if variance > 0 else None,
             kurtosis=fourth / variance**2 - 3 if variance > 0 else None,
         )
@@ -109,32 +109,9 @@ def distribution(values: np.ndarray, bins: int) -> Histogram:
     values = values[np.isfinite(values)].astype(np.float64)
     if not len(values):
         return Histogram(edges=(), counts=())
-    (histogram,) = _binned(torch.from_numpy(values)[None], bins)
-    return histogram
-
-
-def _distributions(rows: Float[Tensor, "rows values"], bins: int) -> Iterator[Histogram]:
-    """Yield ``distribution`` of each row; all rows at once where all values are numbers."""
-    if torch.isfinite(rows.sum()):
-        yield from _binned(rows, bins)
-    else:
-        yield from (distribution(row, bins) for row in rows.cpu().numpy())
-
-
-def _binned(rows: Float[Tensor, "rows values"], bins: int) -> Iterator[Histogram]:
-    """Yield what ``numpy.histogram`` counts in equal bins over each row of finite float64."""
-    lowest, highest = rows.amin(dim=1), rows.amax(dim=1)
-    width = torch.maximum(lowest.abs(), highest.abs()).clamp_min(1e-9) * _NARROWEST
-    is_narrow, twice_middle = highest - lowest < width, lowest + highest
-    lowest = torch.where(is_narrow, (twice_middle - width) / 2, lowest)
-    highest = torch.where(is_narrow, (twice_middle + width) / 2, highest)
-    edges = np.linspace(lowest.cpu().numpy(), highest.cpu().numpy(), bins + 1, axis=1)
-    at = torch.from_numpy(edges).to(rows.device)
-    found = ((rows - lowest[:, None]) * (bins / (highest - lowest))[:, None]).long().clamp_(max=bins - 1)
-    # What rounding put into the bin beside its own is moved.
-    found -= (rows < at.gather(1, found)).long()
-    found += ((rows >= at.gather(1, found + 1)) & (found < bins - 1)).long()
-    found += bins * torch.arange(len(rows), device=rows.device)[:, None]
-    counts = found.flatten().bincount(minlength=bins * len(rows)).reshape(len(rows), bins)
-    for ends, inside in zip(edges.tolist(), counts.tolist(), strict=True):
-        yield Histogram(edges=tuple(ends), counts=tuple(inside))
+    lowest, highest = float(values.min()), float(values.max())
+    width = max(abs(lowest), abs(highest), 1e-9) * _NARROWEST
+    if highest - lowest < width:
+        lowest, highest = (lowest + highest - width) / 2, (lowest + highest + width) / 2
+    counts, edges = np.histogram(values, bins=bins, range=(lowest, highest))
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
