@@ -195,7 +195,8 @@ def table(rows: list[dict[str, Any]], threads: int) -> str:
         number = int(width) if features == "all" else int(features)
         name = f"TopK(k={real_subject.K})" if rule == "topk" else "JumpReLU"
         rounds = max(row["round"] for row in of_case) + 1
-        said += ["", f"**{name}, {int(width):,} features, {features} asked for** ({rounds} round{'s' if rounds > 1 else ''})", ""]
+        times = f"{rounds} rounds" if rounds > 1 else "one round"
+        said += ["", f"**{name}, {int(width):,} features, {features} asked for** ({times})", ""]
         said += ["| | seconds | tokens/s | feature-tokens/s | peak MiB | against ours |", "|---|---|---|---|---|---|"]
         said += _case_rows(of_case, tokens, number)
     return "\n".join(said)
