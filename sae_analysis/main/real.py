@@ -80,12 +80,13 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Analyse real text: everything a user can get wrong is checked before the long part begins."""
+    from sae_analysis.exports import FeatureTable
     from sae_analysis.feature_selection import parse_features
     from sae_analysis.files import prepare_folder
 
     selection = parse_features(options.features)
     prepare_folder(options.output)
-    table = _new_table() if options.table else None
+    table = FeatureTable() if options.table else None
 
     from sae_analysis.corpus import Corpus, Windowing
     from sae_analysis.demo import default_corpus
@@ -111,12 +112,6 @@ def run(options: argparse.Namespace) -> int:
     result = read_text(site, selection, corpus, settings, options, table=table)
     write(result, options, table)
     return 0
-
-
-def _new_table() -> "FeatureTable":
-    from sae_analysis.exports import FeatureTable
-
-    return FeatureTable()
 
 
 def read_text(

@@ -78,8 +78,12 @@ def analyze(
         check_fit(fit.explained_variance, site.name)
     counts, maxima, _ = collected.dictionary.finish()
     chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else asked_for
-    wanted, in_full, reported = features if survey else chosen, frozenset(chosen), {}
-    for stats in feature_stats(site, collected, settings, measured=features, wanted=wanted, in_full=in_full):
+    in_full = frozenset(chosen)
+    described = feature_stats(
+        site, collected, settings, measured=features, wanted=features if survey else chosen, in_full=in_full
+    )
+    reported: dict[int, FeatureStats] = {}
+    for stats in described:
         if survey:
             survey(stats)
         if stats.feature_idx in in_full:
