@@ -24,7 +24,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,12 @@ from synthetic_methods import FLOORS, OPPONENTS, Circumstances, Method, tuning_g
 from synthetic_subject import Judge, Meter, Run, Trace
 from synthetic_table import BEGUN, OURS, put_between, report
 
-from sae_analysis.corpus import Corpus, TokenStream, Windowing
+from sae_analysis.corpus import Corpus, Windowing
 from sae_analysis.demo import default_corpus, default_model_folder, default_sae_path
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import load_model
 from sae_analysis.machine import prepare
-from sae_analysis.real_activations import RealSettings, analyze
-from sae_analysis.real_activations.stream import accumulate
+from sae_analysis.real_activations import Collected, RealSettings, analyze, collect, plan
 from sae_analysis.reconstruction import Site, attach
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.synth_activations import Evaluator, Search, SearchSettings, Vocabulary
@@ -104,8 +103,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     """Read the corpus, choose the features, and say what all cells have in common."""
     site, corpus = subject(options)
     everything = RealSettings(windowing=Windowing(max_tokens=options.max_tokens), dictionary_tokens=1 << 60)
-    stream = TokenStream(corpus, site.model.tokens, everything.windowing, prepend_bos=site.prepend_bos)
-    collected = accumulate(site, (0,), stream, everything, None)
+    collected = _read(site, corpus, everything)
     counts, maxima, _ = collected.dictionary.finish()
     explained = {bos: _explained(site, corpus, prepend_bos=bos) for bos in (True, False)}
     chosen, rest = draw(counts.tolist(), options.features, options.never_active, options.feature_seed)
@@ -138,8 +136,13 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _explained(site: Site, corpus: Corpus, *, prepend_bos: bool) -> float:
-    stream = TokenStream(corpus, site.model.tokens, Windowing(max_tokens=50_000), prepend_bos=prepend_bos)
-    return accumulate(site, (0,), stream, RealSettings(allow_poor_fit=True), None).fit.finish()[0]
+    settings = RealSettings(windowing=Windowing(max_tokens=50_000), allow_poor_fit=True)
+    return _read(replace(site, prepend_bos=prepend_bos), corpus, settings).fit.finish()[0]
+
+
+def _read(site: Site, corpus: Corpus, settings: RealSettings) -> Collected:
+    planned = plan(site, parse_features("0"), settings)
+    return collect(planned, planned.stream(corpus))
 
 
 def _identity(options: argparse.Namespace, site: Site) -> dict[str, Any]:

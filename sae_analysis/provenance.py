@@ -1,12 +1,18 @@
 """Where a result comes from: what was run on what, with which versions."""
 
+import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any
 
 from sae_analysis.reconstruction import Site
 from sae_analysis.records import Provenance
+
+_DECIDING = ("model_sha256", "hook", "hook_out", "sae_sha256", "sae_format", "activation_rule", "dtype", "device")
+"""Of a provenance, what decides about results beside options and versions."""
 
 _COMPUTING_PACKAGES = ("sae-analysis", "torch", "transformers", "numpy")
 
@@ -43,6 +49,17 @@ def describe_run(
         versions={"python": platform.python_version()} | {name: _version(name) for name in _COMPUTING_PACKAGES},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def fingerprint(site: Site, analysis: str, options: Mapping[str, Any], **content: object) -> str:
+    """Hash all that a result depends on: not what things are called, nor when and where it is made.
+
+    ``content`` is what it depends on beside model, SAE, place, options and versions; anything that JSON can hold.
+    """
+    run = describe_run(site, analysis=analysis, names={}, corpus_sha256="", options=options)
+    told = {name: getattr(run, name) for name in (*_DECIDING, "options", "versions")}
+    told |= {"analysis": analysis, "bos": site.prepend_bos} | content
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _version(package: str) -> str:

@@ -327,9 +327,9 @@ def test_packed_windows_run_on_with_eos_between_documents():
 
 
 def test_special_tokens_of_the_text_are_read_but_not_counted():
-    found = stream("a^b$", seq_len=8, bos=True)
-    assert [kept for *_, kept, _ in windows(found)] == ["ab"]
-    assert found.excluded == {"BOS": 1, "special": 2, "padding": 0}
+    [batch] = stream("a^b$", seq_len=8, bos=True)
+    assert [kept for *_, kept, _ in windows([batch])] == ["ab"]
+    assert batch.excluded == {"BOS": 1, "special": 2, "padding": 0}
 
 
 @given(
@@ -365,7 +365,7 @@ def test_every_token_is_in_exactly_one_window(*, lengths, seq_len, batch_size, b
     assert all(batch.ids.shape[0] <= batch_size for batch in batches)
     positions = sum(batch.ids.numel() for batch in batches)
     kept_count = sum(int(batch.windows.keep.sum()) for batch in batches)
-    assert positions == kept_count + sum(tokens.excluded.values())
+    assert positions == kept_count + sum(sum(batch.excluded.values()) for batch in batches)
 
 
 @pytest.mark.parametrize(
@@ -384,10 +384,79 @@ def test_the_batch_size_changes_neither_windows_nor_their_numbers():
     assert [row[:4] for row in one] == [row[:4] for row in many]
 
 
-def test_an_empty_document_is_counted_and_gives_no_window():
-    tokens = stream("", "ab", seq_len=4)
-    assert len(windows(tokens)) == 1
-    assert (tokens.document_count, tokens.window_count) == (2, 1)
+def test_an_empty_document_gives_no_window():
+    assert len(windows(stream("", "ab", seq_len=4))) == 1
+
+
+# --- chunks --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=12),
+    chunk_size=st.integers(1, 60),
+    bos=st.booleans(),
+    pack=st.booleans(),
+    limit=st.none() | st.integers(1, 60),
+    count_until=st.integers(0, 200),
+    data=st.data(),
+)
+def test_a_chunk_read_alone_is_as_it_is_among_all(*, lengths, chunk_size, bos, pack, limit, count_until, data):
+    originals = [chr(200 + number) * length for number, length in enumerate(lengths)]
+    windowing = {"seq_len": 5, "batch_size": 2, "pack": pack, "max_tokens": limit, "chunk_size": chunk_size, "bos": bos}
+    together = stream(*originals, **windowing)
+    found, before, numbers = {}, 0, []
+    for chunk in together.chunks(count_until):
+        assert min(before, max(count_until, limit or 0)) <= chunk.tokens_before <= before
+        found[chunk.number] = list(together.batches(chunk))
+        before += sum(batch.token_count for batch in found[chunk.number])
+        numbers += sorted(int(number) for batch in found[chunk.number] for number in batch.windows.sequence)
+    assert numbers == sorted(set(numbers)), "windows are numbered in the order of the corpus, each once"
+    assert list(found) == list(range(len(found)))
+    if found:
+        alone = stream(*originals, **windowing)
+        wanted = data.draw(st.sampled_from(sorted(found)))
+        [chunk] = [chunk for chunk in alone.chunks(count_until) if chunk.number == wanted]
+        assert windows(alone.batches(chunk)) == windows(found[wanted])
+        assert (alone.sha256, alone.truncated) == (together.sha256, together.truncated)
+
+
+def test_chunks_are_of_whole_documents_and_about_as_long_as_asked():
+    chunks = stream("abc", "d", "", "efghij", "k", seq_len=4, chunk_size=4).chunks()
+    assert [[document.text for document in chunk.documents] for chunk in chunks] == [
+        ["abc", "d"],
+        ["", "efghij"],
+        ["k"],
+    ]
+
+
+def test_the_hash_of_a_chunk_tells_text_name_and_place():
+    def hashes(*texts):
+        return [chunk.sha256 for chunk in stream(*texts, seq_len=4, chunk_size=2).chunks()]
+
+    same = hashes("ab", "cd")
+    assert hashes("ab", "cd") == same
+    assert hashes("ab", "ce")[0] == same[0] != hashes("ax", "cd")[0]
+    assert hashes("abc", "cd")[1] != same[1], "it stands elsewhere"
+    assert hashes("ab", "", "cd")[1] != same[1], "the document has another name"
+
+
+def test_text_with_more_windows_than_numbers_is_refused():
+    class Prolific(Letters):
+        def tokenize(self, texts):
+            return [[7] * 20 * len(text) for text in texts]
+
+    with pytest.raises(CorpusError) as caught:
+        list(stream("ab", seq_len=2, tokenizer=Prolific()))
+    assert str(caught.value) == "The text has several windows a character: give a greater --seq-len."
+
+
+def test_a_corpus_too_long_for_its_windows_to_be_numbered_is_refused(monkeypatch):
+    monkeypatch.setattr("sae_analysis.corpus.windows.MOST_WINDOWS", 40)
+    with pytest.raises(CorpusError) as caught:
+        list(stream("abcde", "fghij", seq_len=4, chunk_size=1))
+    assert str(caught.value) == (
+        "The corpus has more than 10 characters, more than can be analysed at once: give a part of it."
+    )
 
 
 def test_the_hash_is_of_the_documents_in_order():

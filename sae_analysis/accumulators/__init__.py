@@ -8,7 +8,7 @@ rounding, total orders. Memory depends on the dictionary and the options, never 
 
 from sae_analysis.accumulators.batch import SparseActs, Windows
 from sae_analysis.accumulators.dictionary import DictionaryStatistics, FitStatistics
-from sae_analysis.accumulators.examples import ExampleStatistics, HeldExample, HeldExamples
+from sae_analysis.accumulators.examples import MOST_WINDOWS, ExampleStatistics, HeldExample, HeldExamples
 from sae_analysis.accumulators.features import (
     PositionStatistics,
     TokenStatistics,
@@ -18,6 +18,7 @@ from sae_analysis.accumulators.features import (
 )
 
 __all__ = [
+    "MOST_WINDOWS",
     "DictionaryStatistics",
     "ExampleStatistics",
     "FitStatistics",

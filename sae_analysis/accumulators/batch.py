@@ -14,7 +14,7 @@ class Windows:
     """The context windows of one batch, without BOS; rows may end in padding, which is never kept."""
 
     sequence: IntArray
-    """Number of each window in the corpus, from 0, ``[rows]``; it settles all ties."""
+    """Number of each window, ``[rows]``, in the order of the corpus, with gaps; it settles all ties."""
 
     token_ids: IntArray
     """``[rows, seq]``; padding is -1."""

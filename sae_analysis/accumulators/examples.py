@@ -36,6 +36,9 @@ _FIRST_BITS = 40
 _PAIR_SEQUENCE_BITS = 40
 """A pair of feature and window fits into 64 bits: 2^40 windows, 2^23 features."""
 
+MOST_WINDOWS = 1 << _PAIR_SEQUENCE_BITS
+"""Numbers of windows are lower than this."""
+
 _BUFFER_PAIRS = 1 << 15
 """Admitted pairs that may wait before the first pruning."""
 

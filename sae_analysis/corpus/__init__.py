@@ -4,15 +4,19 @@ A corpus is a ``.txt``, ``.jsonl``, ``.json`` or ``.parquet`` file, a folder of 
 the ``datasets`` library can load. Documents are read in order and none is dropped; an empty one is counted.
 
 How windows are made. Each document is cut into consecutive windows of ``seq_len`` tokens, of which the last may be
-shorter. With ``pack``, documents are first joined with the model's EOS between them, so that only the very last window
-is short; these separators are not counted. BOS, where the model wants one, is put in front of each window, exactly
+shorter. With ``pack``, the documents of a chunk are first joined with the model's EOS between them, so that only its
+last window is short; these separators are not counted. BOS, where the model wants one, is put in front of each window, exactly
 once, takes up one of its ``seq_len`` places, and appears in no result. Short windows are padded at the end, where a
 causal model cannot see it.
+
+Consecutive documents make up chunks of about as much text each, and no batch has windows of two: a chunk comes out the
+same whether it is read in one run with all others or alone, on another machine, next week.
 """
 
 from sae_analysis.corpus.documents import SUFFIXES, Corpus, Document, TextUnit, read_documents
 from sae_analysis.corpus.windows import (
     PADDING,
+    Chunk,
     TokenBatch,
     Tokenizer,
     TokenStream,
@@ -27,6 +31,7 @@ __all__ = [
     "MIN_TOKENS",
     "PADDING",
     "SUFFIXES",
+    "Chunk",
     "Corpus",
     "Document",
     "TextUnit",

@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,15 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from sae_analysis.accumulators import Windows
+from sae_analysis.accumulators import MOST_WINDOWS, Windows
 from sae_analysis.corpus.documents import Document
 from sae_analysis.errors import CorpusError
 
 PADDING = -1
 """Stands for what follows the end of a short window in ``Windows.token_ids``."""
 
-_BATCHES_SORTED = 64
-"""Windows of this many batches are sorted by length before they are batched, which saves padding."""
+_NUMBERS_PER_CHARACTER = 4
+"""Numbers kept free for the windows of each character, and of each document: bytes may be tokens, and each a window."""
+
+_CHARACTERS_PER_PLACE = 64
+"""Characters of a chunk for each place in a batch: sixteen batches of English, few enough to be shared out evenly and
+enough to sort by length, which saves padding."""
 
 _DOCUMENTS_AT_ONCE = 32
 """Documents tokenised together."""
@@ -50,10 +53,18 @@ class Windowing:
     """Windows in a batch."""
 
     pack: bool = False
-    """Whether windows run on from one document into the next."""
+    """Whether windows run on from one document into the next of a chunk."""
 
     max_tokens: int | None = None
     """Tokens (BOS and padding apart) to read at most."""
+
+    chunk_size: int | None = None
+    """Characters of text, rounded up to whole documents, that make up a chunk; None is about sixteen batches."""
+
+    @property
+    def chunk_characters(self) -> int:
+        """Characters of text after which a chunk ends with the document."""
+        return self.chunk_size or _CHARACTERS_PER_PLACE * self.batch_size * self.seq_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +85,61 @@ class TokenBatch:
         """Tokens in the windows, BOS and padding apart."""
         return int((self.windows.token_ids != PADDING).sum())
 
+    @property
+    def excluded(self) -> Counter[str]:
+        """Positions run through the model and not counted, by reason."""
+        rows, present = len(self.ids), self.token_count
+        return Counter(
+            {
+                "BOS": rows * self.bos_columns,
+                "special": present - int(self.windows.keep.sum()),
+                "padding": self.windows.token_ids.size - present,
+            }
+        )
+
 
 @dataclass(slots=True)
 class _Window:
     """A window on its way into a batch."""
 
-    sequence: int
     ids: list[int]
     document: str
     start: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Consecutive documents, which share their batches with no others: what can be read alone, anywhere, at any time.
+
+    All that depends on what stands before it in the corpus is said here, so that a chunk comes out the same to the
+    last bit whoever reads it.
+    """
+
+    number: int
+    """Chunks before it."""
+
+    place: int
+    """Number of its first window; those of the windows of all chunks before it are lower."""
+
+    documents: tuple[Document, ...]
+
+    tokens_before: int
+    """Tokens in the windows before it, as far as they were counted: see ``TokenStream.chunks``."""
+
+    windows: list[_Window] | None = None
+    """Its windows, where counting tokens has cut them already."""
+
+    @property
+    def sha256(self) -> bytes:
+        """Hash of its place and of the names and texts of its documents: what has the same comes out the same."""
+        content = hashlib.sha256(f"{self.number} {self.place}".encode())
+        for document in self.documents:
+            content.update(b"\0" + document.name.encode(errors="surrogateescape") + b"\0" + document.text.encode())
+        return content.digest()
+
+
 class TokenStream:
-    """The batches of a corpus, to be iterated over once, and the count of what was read so far."""
+    """The batches of a corpus, to be iterated over once, whole or chunk by chunk, and what was read so far."""
 
     def __init__(
         self, documents: Iterable[Document], tokenizer: Tokenizer, windowing: Windowing, *, prepend_bos: bool
@@ -104,18 +157,12 @@ class TokenStream:
             raise CorpusError(f"--seq-len {windowing.seq_len} leaves no token beside BOS: give at least 2.")
         self._documents, self._tokenizer, self._windowing = documents, tokenizer, windowing
         self._hash = hashlib.sha256()
-        self._bytes_read = self._tokens_found = 0
+        self._characters_cut = self._tokens_cut = self._bytes_read = self._characters_read = 0
         self._bos_columns = int(prepend_bos)
         self.window_length = windowing.seq_len - self._bos_columns
         """Most tokens of a window proper, BOS apart."""
-        self.document_count = 0
-        """Documents read so far."""
-        self.window_count = 0
-        """Windows cut so far."""
         self.truncated = False
         """True once ``max_tokens`` has ended the reading."""
-        self.excluded: Counter[str] = Counter()
-        """Positions run through the model and not counted, by reason."""
 
     @property
     def sha256(self) -> str:
@@ -124,46 +171,110 @@ class TokenStream:
 
     @property
     def expected_tokens(self) -> int | None:
-        """About how many tokens there will have been in the end, or None where nothing says how much text there is."""
+        """About how many tokens there are in all, or None where nothing says how much text there is."""
         size = getattr(self._documents, "text_bytes", None)
         limit = self._windowing.max_tokens
-        if size is None or self._bytes_read == 0:
+        if size is None or self._characters_cut == 0:
             return limit
-        expected = round(max(size, self._bytes_read) * self._tokens_found / self._bytes_read)
+        characters = max(size, self._bytes_read) * self._characters_read / self._bytes_read
+        expected = round(characters * self._tokens_cut / self._characters_cut)
         return expected if limit is None else min(expected, limit)
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        """Yield batches; within 64 batches the longest windows come first."""
-        size = self._windowing.batch_size
-        windows = self._pack() if self._windowing.pack else self._cut()
-        limited = self._limit(windows)
-        while chunk := list(islice(limited, size * _BATCHES_SORTED)):
-            chunk.sort(key=lambda window: -len(window.ids))
-            for begin in range(0, len(chunk), size):
-                yield self._batch(chunk[begin : begin + size])
+        """Yield the batches of all chunks."""
+        for chunk in self.chunks():
+            yield from self.batches(chunk)
 
-    def _tokens(self) -> Iterator[tuple[str, list[int]]]:
-        documents = iter(self._documents)
-        while group := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-            for document, ids in zip(group, self._tokenizer.tokenize([d.text for d in group]), strict=True):
-                self.document_count += 1
-                text = document.text.encode()
-                self._hash.update(text + b"\0")
-                self._bytes_read += len(text)
-                self._tokens_found += len(ids)
-                yield document.name, ids
+    def chunks(self, count_until: int = 0) -> Iterator[Chunk]:
+        """Yield the chunks of the corpus, in order; what is not read of them costs little.
 
-    def _cut(self) -> Iterator[_Window]:
-        for name, ids in self._tokens():
+        ``tokens_before`` is exact up to ``count_until`` (and ``max_tokens``), and at least that beyond: to know it, the
+        text before has to be tokenised, whoever reads it.
+
+        Raises:
+            CorpusError: the text cannot be read, or is too long for windows to be numbered.
+        """
+        most = self._windowing.max_tokens
+        place = tokens = 0
+        for number, documents in enumerate(self._gather()):
+            if most is not None and tokens >= most:
+                self.truncated = self.truncated or any(self._cut(documents))
+                if self.truncated:
+                    return
+            characters = self._hashed(documents)
+            windows = None
+            if tokens < max(count_until, most or 0):
+                windows = list(self._cut(documents))
+            yield Chunk(number=number, place=place, documents=tuple(documents), tokens_before=tokens, windows=windows)
+            if windows is not None:
+                found = sum(len(window.ids) for window in windows)
+                self.truncated = most is not None and tokens + found > most
+                tokens += found
+            place += _NUMBERS_PER_CHARACTER * (characters + len(documents))
+            if place >= MOST_WINDOWS:
+                raise CorpusError(
+                    f"The corpus has more than {MOST_WINDOWS // _NUMBERS_PER_CHARACTER:,} characters, more than can be "
+                    "analysed at once: give a part of it."
+                )
+
+    def batches(self, chunk: Chunk) -> Iterator[TokenBatch]:
+        """Yield the batches of a chunk, the longest windows first."""
+        windows = list(self._cut(chunk.documents)) if chunk.windows is None else chunk.windows
+        if self._windowing.max_tokens is not None:
+            windows = list(_first(windows, self._windowing.max_tokens - chunk.tokens_before))
+        characters = sum(len(document.text) for document in chunk.documents)
+        if len(windows) > _NUMBERS_PER_CHARACTER * (characters + len(chunk.documents)):
+            raise CorpusError("The text has several windows a character: give a greater --seq-len.")
+        self._characters_cut += characters
+        self._tokens_cut += sum(len(window.ids) for window in windows)
+        numbered = sorted(enumerate(windows, start=chunk.place), key=lambda pair: -len(pair[1].ids))
+        for begin in range(0, len(numbered), self._windowing.batch_size):
+            yield self._batch(numbered[begin : begin + self._windowing.batch_size])
+
+    def _gather(self) -> Iterator[list[Document]]:
+        """Yield the documents of each chunk."""
+        documents: list[Document] = []
+        characters = 0
+        for document in self._documents:
+            documents.append(document)
+            characters += len(document.text)
+            if characters >= self._windowing.chunk_characters:
+                yield documents
+                documents, characters = [], 0
+        if documents:
+            yield documents
+
+    def _hashed(self, documents: Sequence[Document]) -> int:
+        """Take the texts into account, and return their characters."""
+        characters = 0
+        for document in documents:
+            text = document.text.encode()
+            self._hash.update(text + b"\0")
+            self._bytes_read += len(text)
+            characters += len(document.text)
+        self._characters_read += characters
+        return characters
+
+    def _tokens(self, documents: Sequence[Document]) -> Iterator[tuple[str, list[int]]]:
+        for begin in range(0, len(documents), _DOCUMENTS_AT_ONCE):
+            group = documents[begin : begin + _DOCUMENTS_AT_ONCE]
+            tokenized = self._tokenizer.tokenize([document.text for document in group])
+            yield from zip((document.name for document in group), tokenized, strict=True)
+
+    def _cut(self, documents: Sequence[Document]) -> Iterator[_Window]:
+        if self._windowing.pack:
+            yield from self._pack(documents)
+            return
+        for name, ids in self._tokens(documents):
             for start in range(0, len(ids), self.window_length):
-                yield _Window(0, ids[start : start + self.window_length], name, start)
+                yield _Window(ids[start : start + self.window_length], name, start)
 
-    def _pack(self) -> Iterator[_Window]:
+    def _pack(self, documents: Sequence[Document]) -> Iterator[_Window]:
         separator = self._tokenizer.eos_token_id
         assert separator is not None, "checked in __init__"
         ids: list[int] = []
         origin = ("", 0)
-        for name, document in self._tokens():
+        for name, document in self._tokens(documents):
             taken = 0
             while taken < len(document):
                 if not ids:
@@ -171,30 +282,18 @@ class TokenStream:
                 part = document[taken : taken + self.window_length - len(ids)]
                 ids, taken = ids + part, taken + len(part)
                 if len(ids) == self.window_length:
-                    yield _Window(0, ids, *origin)
+                    yield _Window(ids, *origin)
                     ids = []
             if ids:
                 ids = [*ids, separator]
                 if len(ids) == self.window_length:
-                    yield _Window(0, ids, *origin)
+                    yield _Window(ids, *origin)
                     ids = []
         if ids:
-            yield _Window(0, ids, *origin)
+            yield _Window(ids, *origin)
 
-    def _limit(self, windows: Iterator[_Window]) -> Iterator[_Window]:
-        left = self._windowing.max_tokens
-        for window in windows:
-            if left is not None:
-                self.truncated = len(window.ids) > left
-                if left == 0:
-                    return
-                window.ids = window.ids[:left]
-                left -= len(window.ids)
-            window.sequence = self.window_count
-            self.window_count += 1
-            yield window
-
-    def _batch(self, windows: Sequence[_Window]) -> TokenBatch:
+    def _batch(self, numbered: Sequence[tuple[int, _Window]]) -> TokenBatch:
+        sequence, windows = zip(*numbered, strict=True)
         width = max(len(window.ids) for window in windows)
         token_ids = np.full((len(windows), width), PADDING, np.int64)
         for row, window in enumerate(windows):
@@ -202,13 +301,6 @@ class TokenStream:
         present = token_ids != PADDING
         special = present & np.isin(token_ids, list(self._tokenizer.special_token_ids))
         bos_columns = self._bos_columns
-        self.excluded.update(
-            {
-                "BOS": bos_columns * len(windows),
-                "special": int(special.sum()),
-                "padding": int((~present).sum()),
-            }
-        )
         ids = torch.from_numpy(np.where(present, token_ids, 0))
         if bos_columns:
             bos = torch.full((len(windows), 1), self._tokenizer.bos_token_id or 0)
@@ -217,7 +309,7 @@ class TokenStream:
             ids=ids,
             bos_columns=bos_columns,
             windows=Windows(
-                sequence=np.array([window.sequence for window in windows], np.int64),
+                sequence=np.array(sequence, np.int64),
                 token_ids=token_ids,
                 keep=present & ~special,
                 document=tuple(window.document for window in windows),
@@ -235,3 +327,12 @@ def norm_outliers(
     """
     median = norms.masked_fill(~keep, float("nan")).nanmedian(dim=1, keepdim=True).values
     return keep & (norms > multiple * median)
+
+
+def _first(windows: Iterable[_Window], tokens: int) -> Iterator[_Window]:
+    """Yield windows as far as that many tokens reach; the last may be cut."""
+    for window in windows:
+        if tokens <= 0:
+            return
+        yield _Window(window.ids[:tokens], window.document, window.start)
+        tokens -= len(window.ids)

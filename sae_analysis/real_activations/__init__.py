@@ -1,25 +1,36 @@
 """Real text -> transformer -> SAE -> statistics, in one streaming pass over the corpus for all features asked for."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sae_analysis.corpus import MIN_TOKENS, Corpus, Document, TokenStream
-from sae_analysis.errors import CorpusError, ModelError
+from sae_analysis.corpus import MIN_TOKENS, Corpus, Document
+from sae_analysis.errors import CorpusError
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.firings import FiringReader, looked_at
-from sae_analysis.language_model import LanguageModel
 from sae_analysis.provenance import describe_run
+from sae_analysis.real_activations.collected import Collected
+from sae_analysis.real_activations.reading import Plan, Progress, Shard, TextRead, collect, plan
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
-from sae_analysis.real_activations.stream import Collected, Progress, RealSettings, accumulate
+from sae_analysis.real_activations.settings import RealSettings
 from sae_analysis.reconstruction import Site, attach, check_fit
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
 from sae_analysis.subject import AnyModel, AnySAE, open_subject
 
-__all__ = ["Progress", "RealSettings", "analyze", "analyze_real_activations"]
+__all__ = [
+    "Collected",
+    "Plan",
+    "Progress",
+    "RealSettings",
+    "Shard",
+    "TextRead",
+    "analyze",
+    "analyze_real_activations",
+    "collect",
+    "plan",
+    "report",
+]
 
 
 def analyze_real_activations(
@@ -68,19 +79,46 @@ def analyze(
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
     """
-    asked_for = selection.before_data(site.sae.dict_size, settings.seed)
-    features = range(site.sae.dict_size) if survey else asked_for
-    _check_window(site.model, settings.windowing.seq_len)
-    stream = TokenStream(documents, site.model.tokens, settings.windowing, prepend_bos=site.prepend_bos)
-    collected = accumulate(site, features, stream, settings, progress)
-    fit = _fit(collected, stream)
+    planned = plan(site, selection, settings, everything=survey is not None)
+    stream = planned.stream(documents)
+    collected = collect(planned, stream, progress=progress)
+    text = TextRead(sha256=stream.sha256, truncated=stream.truncated)
+    return report(planned, collected, text, names=names, looked=looked, survey=survey)
+
+
+def report(
+    planned: Plan,
+    collected: Collected,
+    text: TextRead,
+    *,
+    names: dict[str, str] | None = None,
+    looked: Callable[[int, int], None] | None = None,
+    survey: Callable[[FeatureStats], None] | None = None,
+) -> AnalysisResult:
+    """Return the analysis that was read; see ``analyze``.
+
+    Raises:
+        CorpusError: too little text.
+        FitError: the SAE explains less than the mean, and that is not allowed.
+    """
+    site, settings = planned.site, planned.settings
+    fit = _fit(collected, text)
     if not settings.allow_poor_fit:
         check_fit(fit.explained_variance, site.name)
     counts, maxima, _ = collected.dictionary.finish()
-    chosen = selection.after_data(counts.tolist(), maxima.tolist()) if selection.needs_data else asked_for
+    chosen = (
+        planned.selection.after_data(counts.tolist(), maxima.tolist())
+        if planned.selection.needs_data
+        else planned.asked_for
+    )
     in_full = frozenset(chosen)
     described = feature_stats(
-        site, collected, settings, measured=features, wanted=features if survey else chosen, in_full=in_full
+        site,
+        collected,
+        settings,
+        measured=planned.features,
+        wanted=planned.features if survey else chosen,
+        in_full=in_full,
     )
     reported: dict[int, FeatureStats] = {}
     for stats in described:
@@ -88,14 +126,13 @@ def analyze(
             survey(stats)
         if stats.feature_idx in in_full:
             reported[stats.feature_idx] = stats
-    options: dict[str, Any] = asdict(settings) | {"encoder": collected.encoder}
     return AnalysisResult(
         provenance=describe_run(
             site,
             analysis="real",
             names=names or {},
-            corpus_sha256=stream.sha256,
-            options=options | options.pop("windowing"),
+            corpus_sha256=text.sha256,
+            options=planned.options | {"encoder": " and ".join(sorted(collected.encoders))},
         ),
         fit=fit,
         dictionary=dictionary_stats(site, collected),
@@ -119,17 +156,11 @@ def _with_firings(
     return tuple(found)
 
 
-def _check_window(model: LanguageModel, seq_len: int) -> None:
-    if model.context_length is not None and seq_len > model.context_length:
-        raise ModelError(
-            f"--seq-len {seq_len} is more than {model.name} was made for: give at most {model.context_length}."
-        )
-
-
-def _fit(collected: Collected, stream: TokenStream) -> Fit:
+def _fit(collected: Collected, text: TextRead) -> Fit:
+    counts = collected.counts
     if collected.token_count < MIN_TOKENS:
         raise CorpusError(
-            f"The corpus has {collected.token_count} tokens that count, in {stream.document_count} documents: "
+            f"The corpus has {collected.token_count} tokens that count, in {counts['documents']} documents: "
             f"statistics need at least {MIN_TOKENS}. Give more text."
         )
     explained_variance, cosine, l0 = collected.fit.finish()
@@ -139,8 +170,8 @@ def _fit(collected: Collected, stream: TokenStream) -> Fit:
         l0=l0,
         token_count=collected.token_count,
         measured_tokens=collected.fit.token_count,
-        excluded={reason: count for reason, count in sorted(stream.excluded.items()) if count},
-        document_count=stream.document_count,
-        window_count=stream.window_count,
-        truncated=stream.truncated,
+        excluded={reason: count for reason, count in sorted(collected.excluded.items()) if count},
+        document_count=counts["documents"],
+        window_count=counts["windows"],
+        truncated=text.truncated,
     )

@@ -8,7 +8,8 @@ from sae_analysis import directions
 from sae_analysis.accumulators import HeldExample, ValueSummary
 from sae_analysis.feature_stats import Counted, weight_sides
 from sae_analysis.language_model import TokenText
-from sae_analysis.real_activations.stream import BAND_QUARTERS, Collected, RealSettings
+from sae_analysis.real_activations.collected import Collected
+from sae_analysis.real_activations.settings import BAND_QUARTERS, RealSettings
 from sae_analysis.reconstruction import Site
 from sae_analysis.records import ActivationExample, DictionaryStats, ExampleBand, FeatureStats
 

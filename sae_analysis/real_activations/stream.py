@@ -1,203 +1,142 @@
-"""The streaming loop: batch by batch from text to accumulators."""
+"""The streaming loop: chunk by chunk, batch by batch, from text to accumulators."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_analysis.accumulators import (
-    DictionaryStatistics,
-    ExampleStatistics,
-    FitStatistics,
-    PositionStatistics,
-    SparseActs,
-    TokenStatistics,
-    ValueStatistics,
-)
-from sae_analysis.corpus import TokenBatch, TokenStream, Windowing, norm_outliers
+from sae_analysis.accumulators import SparseActs
+from sae_analysis.corpus import Chunk, TokenBatch, TokenStream, norm_outliers
 from sae_analysis.errors import ModelError, SAEFormatError
-from sae_analysis.reconstruction import BosPolicy, Site, check_fit, update_fit
+from sae_analysis.real_activations.collected import Collected
+from sae_analysis.real_activations.settings import RealSettings
+from sae_analysis.reconstruction import Site, check_fit, update_fit
 from sae_analysis.sae_interface import Encoder, Screen, SparseCode
-
-Progress = Callable[[int, int | None], None]
-"""Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
 
 EARLY_CHECK_TOKENS = 4096
 """Kept tokens after which a hopeless fit ends the run."""
 
-BAND_QUARTERS = 4
-"""Bands of examples over the activation range."""
-
 _TIMED_TOKENS = 256
 """Tokens of the first batch on which ways to encode are timed."""
 
-_SAMPLES_PER_BAND_EXAMPLE = 4
-"""Random windows held for each example of a band: the bands fill by chance, and some are top examples already."""
 
+class Reader:
+    """Reads chunks into ``collected``, in any order: what becomes of a chunk does not depend on what was read before.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealSettings:
-    """How a corpus is analysed; all of it is stored with the result."""
-
-    windowing: Windowing = field(default_factory=Windowing)
-    """Windows and batches."""
-
-    bos: BosPolicy = "auto"
-    """BOS in front of each window; ``auto`` asks the checkpoint, then the model."""
-
-    max_examples: int = 20
-    """Strongest examples of a feature."""
-
-    band_examples: int = 3
-    """Examples from each quarter of the activation range."""
-
-    list_length: int = 10
-    """Tokens fired on, promoted and suppressed tokens, nearest features."""
-
-    firings: int | None = None
-    """Strongest examples of a feature of which it is measured what goes on where they peak; None is 3 for up to 50
-    features, and else none."""
-
-    norm_outliers: float | None = None
-    """Leave out tokens whose activation norm exceeds this multiple of their window's median; None keeps all."""
-
-    seed: int = 0
-    """Seed of the random features and examples."""
-
-    dictionary_tokens: int = 1_000_000
-    """Tokens on which all features are encoded, for the fit and the statistics of the dictionary; after these only
-    the features asked for."""
-
-    encoder: Literal["auto", "dense", "screened"] = "auto"
-    """How the encoder's product is computed: whole; or only where something may fire, which gives the same; ``auto``
-    measures at the start which is faster."""
-
-    allow_poor_fit: bool = False
-    """Whether to go on where the SAE explains less than the mean would."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Collected:
-    """All that one pass fills."""
-
-    values: ValueStatistics
-    tokens: TokenStatistics
-    positions: PositionStatistics
-    examples: ExampleStatistics
-    dictionary: DictionaryStatistics
-    fit: FitStatistics
-
-    encoder: str = "dense"
-    """How the encoder's product was computed."""
-
-    token_count: int = 0
-    """Kept tokens; those of ``fit`` and ``dictionary`` may be fewer."""
-
-    def update(self, acts: SparseActs, local_index: np.ndarray) -> None:
-        """Count a batch for the features asked for; ``local_index [d_sae]`` numbers them and is -1 elsewhere."""
-        self.token_count += int(acts.windows.keep.sum())
-        asked_for = acts.only(local_index)
-        for accumulator in (self.values, self.tokens, self.positions, self.examples):
-            accumulator.update(asked_for)
-
-
-def accumulate(
-    site: Site, features: Sequence[int], stream: TokenStream, settings: RealSettings, progress: Progress | None
-) -> Collected:
-    """Stream a corpus through model and SAE into fresh accumulators.
-
-    Raises:
-        FitError: after EARLY_CHECK_TOKENS tokens the SAE explains less than the mean, and that is not allowed.
-        ModelError: activations that are not finite.
+    Every feature is encoded on the first ``dictionary_tokens`` of the corpus, and after these those asked for alone.
+    How that is fastest depends on how often each feature fires, which the first chunk tells: who has not read it looks
+    at it when the time comes, without counting.
     """
-    collected = Collected(
-        values=ValueStatistics(len(features)),
-        tokens=TokenStatistics(len(features), site.model.d_vocab),
-        positions=PositionStatistics(len(features), stream.window_length),
-        examples=ExampleStatistics(
-            len(features),
-            top=settings.max_examples,
-            sampled=settings.band_examples * BAND_QUARTERS * _SAMPLES_PER_BAND_EXAMPLE,
-            seed=settings.seed,
-        ),
-        dictionary=DictionaryStatistics(site.sae.dict_size, stream.window_length),
-        fit=FitStatistics(site.sae.decoder_weights.shape[1]),
-    )
-    local_index = np.full(site.sae.dict_size, -1)
-    local_index[list(features)] = np.arange(len(features))
-    checked = settings.allow_poor_fit
-    with torch.inference_mode():
-        encoding = _Encoding(site, features, settings, collected)
-        for batch in stream:
-            x, target, batch = _activations(site, batch, stream, settings.norm_outliers)  # noqa: PLW2901 - masked further
-            code = encoding.encode(x)
-            acts = _placed(code, batch)
-            if encoding.is_whole:
-                update_fit(collected.fit, target, site.sae.decode_sparse(code, x), code)
-                collected.dictionary.update(acts)
-            collected.update(acts, local_index)
-            if not checked and collected.fit.token_count >= EARLY_CHECK_TOKENS:
-                check_fit(collected.fit.finish()[0], site.name)
-                checked = True
-            if progress:
-                progress(batch.token_count, stream.expected_tokens)
-    return collected
 
+    def __init__(
+        self, site: Site, features: Sequence[int], settings: RealSettings, stream: TokenStream, collected: Collected
+    ) -> None:
+        """Prepare to read chunks of ``stream`` for some features of the SAE."""
+        self.collected = collected
+        self.first: Chunk | None = None
+        """The first chunk of the corpus; needed by whoever does not read it."""
+        self._site, self._features, self._settings, self._stream = site, features, settings, stream
+        self._local_index = np.full(site.sae.dict_size, -1)
+        self._local_index[list(features)] = np.arange(len(features))
+        self._screen: Screen | None = None
+        self._encoder = ""
+        self._narrow: Encoder | None = None
+        self._fired, self._first_tokens = torch.zeros(site.sae.dict_size), 0
+        self._is_checked = settings.allow_poor_fit
 
-class _Encoding:
-    """How batches are encoded: every feature at first, and after ``dictionary_tokens`` those asked for alone."""
+    def read(self, chunk: Chunk, told: Callable[[int], None] | None = None) -> None:
+        """Count a chunk; ``told`` hears of the tokens of each batch.
 
-    def __init__(self, site: Site, features: Sequence[int], settings: RealSettings, collected: Collected) -> None:
-        self._sae, self._features, self._settings, self._collected = site.sae, features, settings, collected
-        self._encode: Encoder | None = None
-        self.is_whole = True
+        Raises:
+            FitError: after EARLY_CHECK_TOKENS tokens the SAE explains less than the mean, and that is not allowed.
+            ModelError: activations that are not finite.
+        """
+        with torch.inference_mode():
+            for batch, is_whole in self._batches(chunk):
+                x, target, kept = self._activations(batch)
+                code = self._encode(x) if is_whole else self._encoder_of_the_asked(chunk)(x)
+                acts = _placed(code, kept)
+                if is_whole:
+                    update_fit(self.collected.fit, target, self._site.sae.decode_sparse(code, x), code)
+                    self.collected.dictionary.update(acts)
+                    self._remember(chunk, x, code)
+                self.collected.update(batch, acts.only(self._local_index))
+                self._check()
+                if told:
+                    told(batch.token_count)
+        self.collected.encoders |= {self._encoder} - {""}
+        self.collected.end(chunk)
 
-    def encode(self, x: Tensor) -> SparseCode:
-        """Encode a batch; the first decides on the way."""
-        seen = self._collected.fit.token_count
-        if self._encode is None:
+    def _batches(self, chunk: Chunk) -> Iterator[tuple[TokenBatch, bool]]:
+        """Yield the batches of a chunk, and whether every feature is to be encoded on them."""
+        tokens, always = chunk.tokens_before, len(self._features) == self._site.sae.dict_size
+        for batch in self._stream.batches(chunk):
+            yield batch, always or tokens < self._settings.dictionary_tokens
+            tokens += batch.token_count
+
+    def _check(self) -> None:
+        if not self._is_checked and self.collected.fit.token_count >= EARLY_CHECK_TOKENS:
+            check_fit(self.collected.fit.finish()[0], self._site.name)
+            self._is_checked = True
+
+    def _encode(self, x: Tensor) -> SparseCode:
+        """Encode every feature; the first call decides on the way."""
+        if not self._encoder:
             self._screen = self._screen_for(x[:_TIMED_TOKENS])
-            self._collected.encoder = "screened" if self._screen else "dense"
-            self._encode = partial(self._sae.encode_sparse, screen=self._screen)
-        elif self.is_whole and seen >= self._settings.dictionary_tokens and len(self._features) < self._sae.dict_size:
-            density = torch.from_numpy(self._collected.dictionary.active_counts / seen)
-            self._encode, self.is_whole = self._sae.encoder_of(self._features, self._screen, density), False
-        return self._encode(x)
+            self._encoder = "screened" if self._screen else "dense"
+        return self._site.sae.encode_sparse(x, screen=self._screen)
 
     def _screen_for(self, x: Tensor) -> Screen | None:
         """Return what saves work in encoding, as it was asked for or as it is faster on ``x``."""
         if self._settings.encoder == "dense":
             return None
         if self._settings.encoder == "auto":
-            return self._sae.faster_screen(x)
-        screen = self._sae.new_screen()
+            return self._site.sae.faster_screen(x)
+        screen = self._site.sae.new_screen()
         if screen is None:
             raise SAEFormatError(
                 f"--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is "
-                f"{self._sae.rule_name} on {x.device}: leave the option out."
+                f"{self._site.sae.rule_name} on {x.device}: leave the option out."
             )
         return screen
 
+    def _encoder_of_the_asked(self, chunk: Chunk) -> Encoder:
+        """Return what encodes the features asked for alone."""
+        if self._narrow is None:
+            first = self.first or chunk
+            if not self._first_tokens:
+                for batch, is_whole in self._batches(first):
+                    if not is_whole:
+                        break
+                    x, *_ = self._activations(batch)
+                    self._remember(first, x, self._encode(x))
+            density = self._fired / self._first_tokens if self._first_tokens else None
+            self._narrow = self._site.sae.encoder_of(self._features, self._screen, density)
+        return self._narrow
 
-def _activations(
-    site: Site, batch: TokenBatch, stream: TokenStream, outlier_multiple: float | None
-) -> tuple[Tensor, Tensor, TokenBatch]:
-    """Return what the SAE reads and is to reproduce on a batch's kept tokens, and the batch with outliers masked."""
-    x, target = (found[:, batch.bos_columns :].float() for found in site.activations(batch.ids))
-    keep = torch.from_numpy(batch.windows.keep).to(x.device)
-    if outlier_multiple is not None:
-        outliers = norm_outliers(x.norm(dim=-1), keep, outlier_multiple)
-        stream.excluded["norm outlier"] += int(outliers.sum())
-        keep &= ~outliers
-        batch = replace(batch, windows=replace(batch.windows, keep=keep.cpu().numpy()))
-    x, target = x[keep], target[keep]
-    if not torch.isfinite(x).all():
-        raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32.")
-    return x, target, batch
+    def _remember(self, chunk: Chunk, x: Tensor, code: SparseCode) -> None:
+        """Count how often each feature fires in the first chunk."""
+        if chunk.number == 0:
+            self._fired += torch.bincount(code.feature.cpu(), minlength=len(self._fired))
+            self._first_tokens += len(x)
+
+    def _activations(self, batch: TokenBatch) -> tuple[Tensor, Tensor, TokenBatch]:
+        """Return what the SAE reads and is to reproduce on a batch's kept tokens, and the batch with outliers masked."""
+        x, target = (found[:, batch.bos_columns :].float() for found in self._site.activations(batch.ids))
+        keep = torch.from_numpy(batch.windows.keep).to(x.device)
+        if self._settings.norm_outliers is not None:
+            outliers = norm_outliers(x.norm(dim=-1), keep, self._settings.norm_outliers)
+            keep = keep & ~outliers  # the batch's own stay as they are
+            batch = replace(batch, windows=replace(batch.windows, keep=keep.cpu().numpy()))
+        x, target = x[keep], target[keep]
+        if not torch.isfinite(x).all():
+            site = self._site
+            raise ModelError(
+                f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32."
+            )
+        return x, target, batch
 
 
 def _placed(code: SparseCode, batch: TokenBatch) -> SparseActs:

@@ -1,12 +1,10 @@
 """What a run will search: settings, features, text to begin with, and the hash of all that its result depends on."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 
 from sae_analysis.errors import FeatureError, ModelError
 from sae_analysis.feature_selection import FeatureSelection
-from sae_analysis.provenance import describe_run
+from sae_analysis.provenance import fingerprint
 from sae_analysis.reconstruction import BosPolicy, Site
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST
@@ -106,7 +104,7 @@ def plan(site: Site, selection: FeatureSelection, settings: SynthSettings, real:
     return Plan(
         batches=tuple(features[begin : begin + settings.batch_size] for begin in starts),
         seeds=seeds,
-        fingerprint=_fingerprint(site, settings, features, seeds),
+        fingerprint=fingerprint(site, "synthetic", asdict(settings), features=features, seeds=sorted(seeds.items())),
     )
 
 
@@ -138,12 +136,3 @@ def _features(site: Site, selection: FeatureSelection, seed: int, real: RealResu
 
 def _magnitude(stats: FeatureStats) -> float:
     return max(stats.max_activation, -stats.min_activation)
-
-
-def _fingerprint(site: Site, settings: SynthSettings, features: tuple[int, ...], seeds: Seeds) -> str:
-    """Hash model, SAE, place, settings, features, seeds and versions; not what they are called, nor when it was."""
-    run = describe_run(site, analysis="synthetic", names={}, corpus_sha256="", options=asdict(settings))
-    told = ("model_sha256", "hook", "hook_out", "sae_sha256", "sae_format", "activation_rule", "dtype", "device")
-    content = {name: getattr(run, name) for name in (*told, "options", "versions")}
-    content |= {"bos": site.prepend_bos, "features": features, "seeds": sorted(seeds.items())}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

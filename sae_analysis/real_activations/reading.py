@@ -1,0 +1,189 @@
+"""What a run will read, and the reading of it: whole, a shard of it, or what an interrupted run has left."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from sae_analysis.corpus import Chunk, Document, TokenStream
+from sae_analysis.errors import CorpusError, ModelError
+from sae_analysis.feature_selection import FeatureSelection
+from sae_analysis.provenance import fingerprint
+from sae_analysis.real_activations.collected import Collected
+from sae_analysis.real_activations.settings import RealSettings
+from sae_analysis.real_activations.stream import Reader
+from sae_analysis.reconstruction import Site
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
+
+Keep = Callable[[Collected], None]
+"""Called after each chunk with all that was collected so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One of several parts of a corpus: every ``count``-th chunk."""
+
+    number: int
+    """From 1 to ``count``."""
+
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``3/16``.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(text)
+        return cls(number=int(match[1]), count=int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def has(self, chunk: Chunk) -> bool:
+        """Return whether a chunk is of this shard."""
+        return chunk.number % self.count == self.number - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRead:
+    """What is known of a corpus as a whole once its end was seen, whoever analysed it."""
+
+    sha256: str
+    """Hash of its texts, in order."""
+
+    truncated: bool
+    """Whether ``max_tokens`` ended the reading before the corpus did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be read, for which features."""
+
+    site: Site
+    settings: RealSettings
+    selection: FeatureSelection
+
+    asked_for: tuple[int, ...]
+    """Features to report; all, if the text is to decide."""
+
+    features: Sequence[int]
+    """Features measured: those, or with a survey all."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings as a result stores them."""
+        options = asdict(self.settings)
+        return options | options.pop("windowing")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all but the text that what is collected depends on: what has the same can be merged."""
+        features = str(self.features) if isinstance(self.features, range) else self.features
+        return fingerprint(self.site, "real", self.options, features=features, selection=str(self.selection))
+
+    @property
+    def counted_tokens(self) -> int:
+        """Tokens of the corpus up to which it must be known of a chunk how many stand before it."""
+        return 0 if len(self.features) == self.site.sae.dict_size else self.settings.dictionary_tokens
+
+    def stream(self, documents: Iterable[Document]) -> TokenStream:
+        """Return the text as it is read."""
+        site = self.site
+        return TokenStream(documents, site.model.tokens, self.settings.windowing, prepend_bos=site.prepend_bos)
+
+
+def plan(site: Site, selection: FeatureSelection, settings: RealSettings, *, everything: bool = False) -> Plan:
+    """Return what is to be read; with ``everything`` all features of the SAE are measured.
+
+    Raises:
+        FeatureError: features that do not exist.
+        ModelError: windows that the model cannot read.
+    """
+    asked_for = selection.before_data(site.sae.dict_size, settings.seed)
+    longest, seq_len = site.model.context_length, settings.windowing.seq_len
+    if longest is not None and seq_len > longest:
+        raise ModelError(f"--seq-len {seq_len} is more than {site.model.name} was made for: give at most {longest}.")
+    features = range(site.sae.dict_size) if everything else asked_for
+    return Plan(site=site, settings=settings, selection=selection, asked_for=asked_for, features=features)
+
+
+def collect(
+    planned: Plan,
+    stream: TokenStream,
+    *,
+    collected: Collected | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+) -> Collected:
+    """Read a corpus to its end, and return what was counted and kept.
+
+    Args:
+        planned: What to read.
+        stream: The text, not yet begun with.
+        collected: What was collected before of the same plan and text, to go on with.
+        shard: The part of the chunks to read; None is all.
+        progress: Told of the tokens read.
+        keep: Given all that was collected so far after each chunk.
+
+    Raises:
+        CorpusError: unreadable text, or not the text that was read before.
+        FitError: after some thousand tokens the SAE explains less than the mean, and that is not allowed.
+        ModelError: activations that are not finite.
+    """
+    collected = collected or Collected.empty(planned.site, planned.features, planned.settings)
+    reader = Reader(planned.site, planned.features, planned.settings, stream, collected)
+
+    def told(tokens: int) -> None:
+        if progress:
+            expected = stream.expected_tokens
+            progress(tokens, expected // (shard.count if shard else 1) if expected else None)
+
+    if collected.chunks:
+        told(collected.counts["tokens"])
+    found: set[int] = set()
+    for chunk in stream.chunks(planned.counted_tokens):
+        found.add(chunk.number)
+        if chunk.number == 0:
+            reader.first = chunk
+        if chunk.number in collected.chunks:
+            check_same(chunk, collected)
+        elif shard is None or shard.has(chunk):
+            reader.read(chunk, told)
+            if keep:
+                keep(collected)
+    check_present(found, collected)
+    return collected
+
+
+def check_same(chunk: Chunk, collected: Collected) -> None:
+    """Hold a chunk that was read before against what it was then.
+
+    Raises:
+        CorpusError: it is another one.
+    """
+    if collected.chunks[chunk.number] != chunk.sha256:
+        names = f"{chunk.documents[0].name} to {chunk.documents[-1].name}"
+        raise CorpusError(
+            f"The corpus has changed since an interrupted run read it, at documents {names}: bring the old text back, "
+            "or begin anew in another --output."
+        )
+
+
+def check_present(found: Iterable[int], collected: Collected) -> None:
+    """Check that a corpus, read to its end, has all chunks that were read before.
+
+    Raises:
+        CorpusError: it has become shorter.
+    """
+    if missing := collected.chunks.keys() - set(found):
+        raise CorpusError(
+            f"The corpus has become shorter since an interrupted run read it, by {len(missing)} chunks: bring the old "
+            "text back, or begin anew in another --output."
+        )
