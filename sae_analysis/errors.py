@@ -27,3 +27,7 @@ class FitError(SAEAnalysisError):
 
 class OutputError(SAEAnalysisError):
     """A result that cannot be written or read back."""
+
+
+class WorkerError(SAEAnalysisError):
+    """Workers that cannot be had, differ from one another, or keep dying."""

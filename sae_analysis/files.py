@@ -2,8 +2,10 @@
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from sae_analysis.errors import OutputError
 
@@ -24,16 +26,57 @@ def prepare_folder(folder: Path) -> None:
         ) from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Make sure that a folder can be written to and that no other run writes into it meanwhile.
+
+    The system ends the claim with the process, however that ends; nothing is left in the folder. Where the file system
+    has no locks, nothing is claimed.
+
+    Raises:
+        OutputError: it cannot be made or written to, or another run has claimed it.
+    """
+    prepare_folder(folder)
+    with ExitStack() as claim:
+        if not _claimed(folder, claim):
+            raise OutputError(
+                f"Output folder {folder} is being written to by another run: wait for its end, or choose another "
+                "--output."
+            )
+        yield
+
+
+def _claimed(folder: Path, claim: ExitStack) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    descriptor = os.open(folder, os.O_RDONLY)
+    claim.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that whoever looks sees the old content or the new, never a part, whatever happens meanwhile.
+
+    ``content`` is what is written, or writes it to the open file.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written to; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        with temporary.open("w+b") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

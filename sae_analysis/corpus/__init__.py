@@ -5,9 +5,9 @@ the ``datasets`` library can load. Documents are read in order and none is dropp
 
 How windows are made. Each document is cut into consecutive windows of ``seq_len`` tokens, of which the last may be
 shorter. With ``pack``, the documents of a chunk are first joined with the model's EOS between them, so that only its
-last window is short; these separators are not counted. BOS, where the model wants one, is put in front of each window, exactly
-once, takes up one of its ``seq_len`` places, and appears in no result. Short windows are padded at the end, where a
-causal model cannot see it.
+last window is short; these separators are not counted. BOS, where the model wants one, is put in front of each window,
+exactly once, takes up one of its ``seq_len`` places, and appears in no result. Short windows are padded at the end,
+where a causal model cannot see it.
 
 Consecutive documents make up chunks of about as much text each, and no batch has windows of two: a chunk comes out the
 same whether it is read in one run with all others or alone, on another machine, next week.

@@ -163,6 +163,8 @@ class TokenStream:
         """Most tokens of a window proper, BOS apart."""
         self.truncated = False
         """True once ``max_tokens`` has ended the reading."""
+        self.first: Chunk | None = None
+        """The first chunk, once it was seen."""
 
     @property
     def sha256(self) -> str:
@@ -205,7 +207,9 @@ class TokenStream:
             windows = None
             if tokens < max(count_until, most or 0):
                 windows = list(self._cut(documents))
-            yield Chunk(number=number, place=place, documents=tuple(documents), tokens_before=tokens, windows=windows)
+            chunk = Chunk(number=number, place=place, documents=tuple(documents), tokens_before=tokens, windows=windows)
+            self.first = self.first or chunk
+            yield chunk
             if windows is not None:
                 found = sum(len(window.ids) for window in windows)
                 self.truncated = most is not None and tokens + found > most

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sae_analysis.errors import SAEAnalysisError
-from sae_analysis.main import comparing, exporting, inspection, real, redrawing, synthetic
+from sae_analysis.main import comparing, exporting, inspection, merging, real, redrawing, synthetic
 from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, print_error
 
 EXIT_INTERRUPTED = 130
@@ -38,6 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="sae-analysis", description="What SAE features do on real text, and what they could do.")
     modes = parser.add_subparsers(required=True, metavar="MODE")
-    for mode in (real, synthetic, comparing, redrawing, exporting, inspection):
+    for mode in (real, synthetic, comparing, merging, redrawing, exporting, inspection):
         mode.add_mode(modes)
     return parser

@@ -169,6 +169,19 @@ def multiple(text: str) -> float:
     return _number(text, "a number above 1", lambda value: 1 < value < float("inf"))
 
 
+def duration(text: str) -> float:
+    """Read a number of seconds."""
+    return _number(text, "a number of seconds", lambda value: 0 <= value < float("inf"))
+
+
+def shard(text: str) -> str:
+    """Read which of how many shards; the text is returned as it is."""
+    number, _, total = text.partition("/")
+    if not (_is_whole(number) and _is_whole(total) and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"expected a shard such as 3/16, got '{text}'")
+    return text
+
+
 def rate(text: str) -> float:
     """Read a number above 0."""
     return _number(text, "a number above 0", lambda value: 0 < value < float("inf"))

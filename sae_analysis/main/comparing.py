@@ -14,6 +14,7 @@ from sae_analysis.main.arguments import (
     add_subject_options,
     name,
 )
+from sae_analysis.main.reading import add_long_run_options
 from sae_analysis.main.running import drawing_of, open_site, print_files, print_rows
 from sae_analysis.main.screen import page_bar
 
@@ -44,6 +45,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.set_defaults(features=None, firings=_FIRINGS)
     _add_text_options(parser)
     synthetic.add_search_options(parser)
+    add_long_run_options(parser)
     add_output_options(parser, max_examples=10)
 
 
@@ -66,19 +68,19 @@ def run(options: argparse.Namespace) -> int:
     """Compare; what is not given is made first, each result written as soon as it is there."""
     from sae_analysis.artifacts import read_result, write_result
     from sae_analysis.comparison import compare
-    from sae_analysis.files import prepare_folder
+    from sae_analysis.files import writing_into
 
     does = read_result(Path(options.real)) if options.real else None
     searched = [read_result(Path(path)) for path in options.synthetic]
     could = searched[0] if searched else None
-    prepare_folder(options.output)
-    if does is None or could is None:
-        does, could = _make(does, could, options)
-    found = compare(does, could, searched[1:])
-    json_path = options.output / "comparison.json"
-    write_result(found, json_path)
-    print_rows(_rows(found))
-    print_files([json_path, *_pictures(found, does, could, options)], options.output)
+    with writing_into(options.output):
+        if does is None or could is None:
+            does, could = _make(does, could, options)
+        found = compare(does, could, searched[1:])
+        json_path = options.output / "comparison.json"
+        write_result(found, json_path)
+        print_rows(_rows(found))
+        print_files([json_path, *_pictures(found, does, could, options)], options.output)
     return 0
 
 
@@ -113,8 +115,9 @@ def _make(
     site = open_site(options, corpus)
     if corpus is not None:
         reported = {"firings": options.firings, "max_examples": options.max_examples}
-        does, selection = synthetic.scan(site, selection, corpus, options, **reported)
-        real.write(does, options)
+        does, selection = synthetic.scan(
+            site, selection, corpus, options, write=lambda found: real.write(found, options), **reported
+        )
     assert does is not None, "read or made"
     if could is None:
         with synthetic.search(site, selection, does, options) as found:

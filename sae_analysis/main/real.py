@@ -12,17 +12,17 @@ from sae_analysis.main.arguments import (
     multiple,
     name,
     positive,
+    shard,
 )
-from sae_analysis.main.running import names_of, open_site, print_rows, subject_rows, write_pictures
-from sae_analysis.main.screen import spending_bar
+from sae_analysis.main.reading import add_long_run_options, read_text
+from sae_analysis.main.running import open_site, print_rows, subject_rows, write_pictures
+from sae_analysis.main.shards import read_shard
 
 if TYPE_CHECKING:
     from sae_analysis.corpus import Corpus
     from sae_analysis.exports import FeatureTable
-    from sae_analysis.feature_selection import FeatureSelection
     from sae_analysis.real_activations import RealSettings
-    from sae_analysis.reconstruction import Site
-    from sae_analysis.records import AnalysisResult, FeatureStats
+    from sae_analysis.records import AnalysisResult
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -36,6 +36,12 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
     add_subject_options(parser, seed="seed of random features and examples")
     _add_text_options(parser)
+    add_long_run_options(parser).add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="read the I-th of N shards of the text alone, for merge to put together",
+    )
     results = add_output_options(parser, max_examples=20)
     results.add_argument(
         "--table",
@@ -80,25 +86,56 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Analyse real text: everything a user can get wrong is checked before the long part begins."""
-    from sae_analysis.exports import FeatureTable
     from sae_analysis.feature_selection import parse_features
-    from sae_analysis.files import prepare_folder
+    from sae_analysis.files import writing_into
 
     selection = parse_features(options.features)
-    prepare_folder(options.output)
-    table = FeatureTable() if options.table else None
+    with writing_into(options.output):
+        table, corpus = new_table(options), corpus_of(options)
+        site = open_site(options, corpus)
+        settings = settings_of(options)
+        if options.shard:
+            read_shard(site, selection, corpus, settings, options)
+        else:
+            read_text(
+                site,
+                selection,
+                corpus,
+                settings,
+                options,
+                table=table,
+                write=lambda found: write(found, options, table),
+            )
+    return 0
 
-    from sae_analysis.corpus import Corpus, Windowing
+
+def new_table(options: argparse.Namespace) -> "FeatureTable | None":
+    """Return the table of all features, if one is asked for."""
+    from sae_analysis.exports import FeatureTable
+
+    return FeatureTable() if options.table else None
+
+
+def corpus_of(options: argparse.Namespace) -> "Corpus":
+    """Return the text that is asked for."""
+    from sae_analysis.corpus import Corpus
     from sae_analysis.demo import default_corpus
+
+    return Corpus(source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field)
+
+
+def settings_of(options: argparse.Namespace) -> "RealSettings":
+    """Return how the text is analysed."""
+    from sae_analysis.corpus import Windowing
     from sae_analysis.real_activations import RealSettings
 
-    corpus = Corpus(
-        source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field
-    )
-    site = open_site(options, corpus)
-    settings = RealSettings(
+    return RealSettings(
         windowing=Windowing(
-            seq_len=options.seq_len, batch_size=options.batch_size, pack=options.pack, max_tokens=options.max_tokens
+            seq_len=options.seq_len,
+            batch_size=options.batch_size,
+            pack=options.pack,
+            max_tokens=options.max_tokens,
+            chunk_size=options.chunk_size,
         ),
         bos=options.bos,
         max_examples=options.max_examples,
@@ -109,37 +146,6 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
-    result = read_text(site, selection, corpus, settings, options, table=table)
-    write(result, options, table)
-    return 0
-
-
-def read_text(
-    site: "Site",
-    selection: "FeatureSelection",
-    corpus: "Corpus",
-    settings: "RealSettings",
-    options: argparse.Namespace,
-    *,
-    table: "FeatureTable | None" = None,
-) -> "AnalysisResult":
-    """Return what the features do on the text, and put every feature of the SAE into the table if there is one."""
-    from sae_analysis.real_activations import analyze
-
-    names = names_of(options, "model", "sae", "corpus")
-    with (
-        spending_bar("reading", "tok") as advance,
-        spending_bar("describing", "feature") as described,
-        spending_bar("looking closer", "feature") as looked,
-    ):
-
-        def add(stats: "FeatureStats") -> None:
-            assert table is not None, "else nobody calls this"
-            table.add(stats)
-            described(1, site.sae.dict_size)
-
-        survey = add if table else None
-        return analyze(site, selection, corpus, settings, names=names, progress=advance, looked=looked, survey=survey)
 
 
 def write(result: "AnalysisResult", options: argparse.Namespace, table: "FeatureTable | None" = None) -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from sae_analysis.main.screen import hook_bar, page_bar, say
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
+    from sae_analysis.language_model import LanguageModel
     from sae_analysis.reconstruction import Site
     from sae_analysis.records import AnalysisResult, Provenance
     from sae_analysis.visualizer import Drawing
@@ -28,9 +30,8 @@ def names_of(options: argparse.Namespace, *parts: str) -> dict[str, str]:
 
 def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
     """Load SAE and model and bring them together; what is quickly seen to be wrong is said first."""
-    from sae_analysis.demo import default_model_folder, default_sae_path
+    from sae_analysis.demo import default_sae_path
     from sae_analysis.inspection import score_table
-    from sae_analysis.language_model import load_model
     from sae_analysis.machine import prepare
     from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
@@ -39,7 +40,7 @@ def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
     sae = load_sae(options.sae or default_sae_path())
     if corpus is not None:
         next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded
-    model = load_model(options.model or str(default_model_folder(say)), dtype=options.dtype, device=options.device)
+    model = model_loader(options)()
     with hook_bar() as advance:
         site = attach(
             sae,
@@ -55,6 +56,17 @@ def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
     for line in score_table(site.hook_search) if site.hook_search else ():
         say(line)
     return site
+
+
+def model_loader(options: argparse.Namespace) -> "Callable[[], LanguageModel]":
+    """Return what loads the model that is asked for, in this process or in another one, on this machine or another."""
+    from sae_analysis.demo import default_model_folder
+    from sae_analysis.language_model import load_model
+
+    name = options.model or str(default_model_folder(say))
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())
+    return partial(load_model, name, dtype=options.dtype, device=options.device)
 
 
 def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:

@@ -11,11 +11,14 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def spending_bar(does: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function of what was done since its last call, and about how much there will be in all, if known."""
+def spending_bar(does: str, unit: str, done: int = 0) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield a function of what was done since its last call, and about how much there will be in all, if known.
+
+    ``done`` is what was done before, by somebody else.
+    """
     from tqdm import tqdm
 
-    with tqdm(unit=unit, unit_scale=True, desc=does, disable=None) as bar:
+    with tqdm(initial=done, unit=unit, unit_scale=True, desc=does, disable=None) as bar:
 
         def advance(done: int, expected: int | None) -> None:
             bar.total = expected

@@ -1,7 +1,7 @@
 """``synthetic``: what each feature could do, on the input that fires it hardest."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from sae_analysis.main.arguments import (
     positive,
     rate,
 )
-from sae_analysis.main.real import read_text
-from sae_analysis.main.running import names_of, open_site, print_rows, subject_rows, write_pictures
+from sae_analysis.main.reading import add_long_run_options, read_text, workers_of
+from sae_analysis.main.running import model_loader, names_of, open_site, print_rows, subject_rows, write_pictures
 from sae_analysis.main.screen import say, spending_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.feature_selection import FeatureSelection
     from sae_analysis.reconstruction import Site
     from sae_analysis.records import AnalysisResult, FeatureStats
-    from sae_analysis.synth_activations import SynthSettings
+    from sae_analysis.synth_activations import Plan, SearchAll, SynthSettings
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------
@@ -48,6 +48,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
     add_search_options(parser)
     _add_text_options(parser)
+    add_long_run_options(parser)
     add_output_options(parser, max_examples=10)
 
 
@@ -89,21 +90,19 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Search: everything a user can get wrong is checked before the long part begins."""
+    from sae_analysis.artifacts import read_result
     from sae_analysis.feature_selection import parse_features
-    from sae_analysis.files import prepare_folder
+    from sae_analysis.files import writing_into
 
     selection = parse_features(options.features)
-    prepare_folder(options.output)
-
-    from sae_analysis.artifacts import read_result
-
-    real = read_result(Path(options.real)) if options.real else None
-    corpus = _corpus(options)
-    site = open_site(options, corpus)
-    if corpus is not None:
-        real, selection = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
-    with search(site, selection, real, options) as result:
-        write(result, site.sae.dict_size, options)
+    with writing_into(options.output):
+        real = read_result(Path(options.real)) if options.real else None
+        corpus = _corpus(options)
+        site = open_site(options, corpus)
+        if corpus is not None:
+            real, selection = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
+        with search(site, selection, real, options) as result:
+            write(result, site.sae.dict_size, options)
     return 0
 
 
@@ -133,6 +132,7 @@ def search(
                 progress=advance,
                 done=done,
                 keep=finished.add,
+                search=_on_workers(site, planned, settings, options),
             )
     except KeyboardInterrupt:
         done, _ = finished.read()
@@ -140,6 +140,21 @@ def search(
         raise
     yield result
     finished.remove()
+
+
+def _on_workers(
+    site: "Site", planned: "Plan", settings: "SynthSettings", options: argparse.Namespace
+) -> "SearchAll | None":
+    """Return what searches on several workers, if that is asked for."""
+    if options.engine != "ray":
+        return None
+    from sae_analysis.scale_out import search_on_workers
+
+    workers, lost = (
+        workers_of(options, site),
+        "A worker was lost and is started anew; what it was at is searched again.",
+    )
+    return search_on_workers(site, planned, settings, workers, model_loader(options), lost=lambda _: say(lost))
 
 
 def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> None:
@@ -178,11 +193,18 @@ def _settings(options: argparse.Namespace) -> "SynthSettings":
 
 
 def scan(
-    site: "Site", selection: "FeatureSelection", corpus: "Corpus", options: argparse.Namespace, **reported: int
+    site: "Site",
+    selection: "FeatureSelection",
+    corpus: "Corpus",
+    options: argparse.Namespace,
+    *,
+    write: "Callable[[AnalysisResult], None] | None" = None,
+    **reported: int,
 ) -> tuple["AnalysisResult", "FeatureSelection"]:
     """Analyse the text; return what the features do on it, and which these are where the text decides.
 
-    ``reported`` are the settings of what is kept of each feature.
+    ``write`` is given the former before what was kept of it for going on is removed; ``reported`` are the settings of
+    what is kept of each feature.
     """
     from sae_analysis.corpus import Windowing
     from sae_analysis.feature_selection import FeatureSelection
@@ -190,12 +212,14 @@ def scan(
 
     longest = site.model.context_length or Windowing().seq_len
     settings = RealSettings(
-        windowing=Windowing(seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens),
+        windowing=Windowing(
+            seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens, chunk_size=options.chunk_size
+        ),
         bos=options.bos,
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
-    real = read_text(site, selection, corpus, replace(settings, **reported), options)
+    real = read_text(site, selection, corpus, replace(settings, **reported), options, write=write)
     if selection.needs_data:
         ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
         selection = FeatureSelection(kind="indices", ranges=ranges)

@@ -132,7 +132,7 @@ def report(
             analysis="real",
             names=names or {},
             corpus_sha256=text.sha256,
-            options=planned.options | {"encoder": " and ".join(sorted(collected.encoders))},
+            options=planned.options | _ways(collected),
         ),
         fit=fit,
         dictionary=dictionary_stats(site, collected),
@@ -154,6 +154,12 @@ def _with_firings(
             if looked:
                 looked(1, len(features))
     return tuple(found)
+
+
+def _ways(collected: Collected) -> dict[str, str]:
+    """Return what was decided while reading, and by several readers perhaps in several ways."""
+    threads = map(str, sorted(collected.threads))
+    return {"encoder": " and ".join(sorted(collected.encoders)), "threads": " and ".join(threads)}
 
 
 def _fit(collected: Collected, text: TextRead) -> Fit:

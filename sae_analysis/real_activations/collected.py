@@ -55,6 +55,9 @@ class Collected:
     encoders: frozenset[str] = frozenset()
     """How the encoder's product was computed: ``dense``, ``screened``, or here so and there so."""
 
+    threads: frozenset[int] = frozenset()
+    """Processor threads it was computed with, which decide about the last bits of activations."""
+
     @classmethod
     def empty(cls, site: Site, features: Sequence[int], settings: RealSettings) -> Self:
         """Begin with nothing read."""
@@ -105,6 +108,7 @@ class Collected:
         self.excluded.update(other.excluded)
         self.chunks |= other.chunks
         self.encoders |= other.encoders
+        self.threads |= other.threads
 
     def state(self) -> State:
         """Return everything needed to go on, as arrays."""
@@ -120,6 +124,7 @@ class Collected:
             "chunks": np.array(numbers, np.int64),
             "hashes": np.frombuffer(hashes, np.uint8).reshape(-1, _DIGEST_BYTES),
             "encoders": np.array(sorted(self.encoders), np.str_),
+            "threads": np.array(sorted(self.threads), np.int64),
         }
 
     @classmethod
@@ -142,6 +147,7 @@ class Collected:
             excluded=excluded,
             chunks=dict(zip(state["chunks"].tolist(), hashes, strict=True)),
             encoders=frozenset(state["encoders"].tolist()),
+            threads=frozenset(state["threads"].tolist()),
         )
 
 

@@ -1,9 +1,9 @@
 """What a run will read, and the reading of it: whole, a shard of it, or what an interrupted run has left."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 from sae_analysis.corpus import Chunk, Document, TokenStream
 from sae_analysis.errors import CorpusError, ModelError
@@ -29,18 +29,6 @@ class Shard:
     """From 1 to ``count``."""
 
     count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``3/16``.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(text)
-        return cls(number=int(match[1]), count=int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -75,6 +63,9 @@ class Plan:
     features: Sequence[int]
     """Features measured: those, or with a survey all."""
 
+    shard: Shard | None = None
+    """The part of the chunks to read; None is all."""
+
     @property
     def options(self) -> dict[str, Any]:
         """The settings as a result stores them."""
@@ -83,9 +74,14 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all but the text that what is collected depends on: what has the same can be merged."""
+        """Hash of all but the text that what is collected depends on: shards of the same can be merged."""
         features = str(self.features) if isinstance(self.features, range) else self.features
         return fingerprint(self.site, "real", self.options, features=features, selection=str(self.selection))
+
+    @property
+    def run_fingerprint(self) -> str:
+        """Hash of that and the shard: what has the same is the same run, interrupted."""
+        return hashlib.sha256(f"{self.fingerprint} {self.shard}".encode()).hexdigest()
 
     @property
     def counted_tokens(self) -> int:
@@ -98,7 +94,14 @@ class Plan:
         return TokenStream(documents, site.model.tokens, self.settings.windowing, prepend_bos=site.prepend_bos)
 
 
-def plan(site: Site, selection: FeatureSelection, settings: RealSettings, *, everything: bool = False) -> Plan:
+def plan(
+    site: Site,
+    selection: FeatureSelection,
+    settings: RealSettings,
+    *,
+    everything: bool = False,
+    shard: Shard | None = None,
+) -> Plan:
     """Return what is to be read; with ``everything`` all features of the SAE are measured.
 
     Raises:
@@ -110,7 +113,7 @@ def plan(site: Site, selection: FeatureSelection, settings: RealSettings, *, eve
     if longest is not None and seq_len > longest:
         raise ModelError(f"--seq-len {seq_len} is more than {site.model.name} was made for: give at most {longest}.")
     features = range(site.sae.dict_size) if everything else asked_for
-    return Plan(site=site, settings=settings, selection=selection, asked_for=asked_for, features=features)
+    return Plan(site=site, settings=settings, selection=selection, asked_for=asked_for, features=features, shard=shard)
 
 
 def collect(
@@ -118,17 +121,15 @@ def collect(
     stream: TokenStream,
     *,
     collected: Collected | None = None,
-    shard: Shard | None = None,
     progress: Progress | None = None,
     keep: Keep | None = None,
 ) -> Collected:
-    """Read a corpus to its end, and return what was counted and kept.
+    """Read a corpus, or the shard of the plan, to its end, and return what was counted and kept.
 
     Args:
         planned: What to read.
         stream: The text, not yet begun with.
         collected: What was collected before of the same plan and text, to go on with.
-        shard: The part of the chunks to read; None is all.
         progress: Told of the tokens read.
         keep: Given all that was collected so far after each chunk.
 
@@ -139,51 +140,38 @@ def collect(
     """
     collected = collected or Collected.empty(planned.site, planned.features, planned.settings)
     reader = Reader(planned.site, planned.features, planned.settings, stream, collected)
-
-    def told(tokens: int) -> None:
-        if progress:
-            expected = stream.expected_tokens
-            progress(tokens, expected // (shard.count if shard else 1) if expected else None)
-
-    if collected.chunks:
-        told(collected.counts["tokens"])
-    found: set[int] = set()
-    for chunk in stream.chunks(planned.counted_tokens):
-        found.add(chunk.number)
-        if chunk.number == 0:
-            reader.first = chunk
-        if chunk.number in collected.chunks:
-            check_same(chunk, collected)
-        elif shard is None or shard.has(chunk):
-            reader.read(chunk, told)
-            if keep:
-                keep(collected)
-    check_present(found, collected)
+    for chunk in unread(planned, stream, collected):
+        reader.read(chunk, lambda tokens: progress(tokens, expected_tokens(planned, stream)) if progress else None)
+        if keep:
+            keep(collected)
     return collected
 
 
-def check_same(chunk: Chunk, collected: Collected) -> None:
-    """Hold a chunk that was read before against what it was then.
+def expected_tokens(planned: Plan, stream: TokenStream) -> int | None:
+    """Return about how many tokens there will be in all, if anything says so."""
+    expected, shards = stream.expected_tokens, planned.shard.count if planned.shard else 1
+    return None if expected is None else expected // shards
+
+
+def unread(planned: Plan, stream: TokenStream, collected: Collected) -> Iterator[Chunk]:
+    """Yield the chunks that are still to be read; those that were read before are held against what they were then.
 
     Raises:
-        CorpusError: it is another one.
+        CorpusError: unreadable text, or not the text that was read before.
     """
-    if collected.chunks[chunk.number] != chunk.sha256:
-        names = f"{chunk.documents[0].name} to {chunk.documents[-1].name}"
+    before = dict(collected.chunks)
+    for chunk in stream.chunks(planned.counted_tokens):
+        if chunk.number not in before:
+            if planned.shard is None or planned.shard.has(chunk):
+                yield chunk
+        elif before.pop(chunk.number) != chunk.sha256:
+            names = f"{chunk.documents[0].name} to {chunk.documents[-1].name}"
+            raise CorpusError(
+                f"The corpus has changed since an interrupted run read it, at documents {names}: bring the old text "
+                "back, or begin anew in another --output."
+            )
+    if before:
         raise CorpusError(
-            f"The corpus has changed since an interrupted run read it, at documents {names}: bring the old text back, "
-            "or begin anew in another --output."
-        )
-
-
-def check_present(found: Iterable[int], collected: Collected) -> None:
-    """Check that a corpus, read to its end, has all chunks that were read before.
-
-    Raises:
-        CorpusError: it has become shorter.
-    """
-    if missing := collected.chunks.keys() - set(found):
-        raise CorpusError(
-            f"The corpus has become shorter since an interrupted run read it, by {len(missing)} chunks: bring the old "
-            "text back, or begin anew in another --output."
+            f"The corpus has become shorter since an interrupted run read it, by {len(before)} chunks or more: bring "
+            "the old text back, or begin anew in another --output."
         )

@@ -35,8 +35,6 @@ class Reader:
     ) -> None:
         """Prepare to read chunks of ``stream`` for some features of the SAE."""
         self.collected = collected
-        self.first: Chunk | None = None
-        """The first chunk of the corpus; needed by whoever does not read it."""
         self._site, self._features, self._settings, self._stream = site, features, settings, stream
         self._local_index = np.full(site.sae.dict_size, -1)
         self._local_index[list(features)] = np.arange(len(features))
@@ -56,7 +54,7 @@ class Reader:
         with torch.inference_mode():
             for batch, is_whole in self._batches(chunk):
                 x, target, kept = self._activations(batch)
-                code = self._encode(x) if is_whole else self._encoder_of_the_asked(chunk)(x)
+                code = self._encode(x) if is_whole else self._encoder_of_the_asked()(x)
                 acts = _placed(code, kept)
                 if is_whole:
                     update_fit(self.collected.fit, target, self._site.sae.decode_sparse(code, x), code)
@@ -67,6 +65,7 @@ class Reader:
                 if told:
                     told(batch.token_count)
         self.collected.encoders |= {self._encoder} - {""}
+        self.collected.threads |= {torch.get_num_threads()}
         self.collected.end(chunk)
 
     def _batches(self, chunk: Chunk) -> Iterator[tuple[TokenBatch, bool]]:
@@ -90,9 +89,12 @@ class Reader:
 
     def _screen_for(self, x: Tensor) -> Screen | None:
         """Return what saves work in encoding, as it was asked for or as it is faster on ``x``."""
-        if self._settings.encoder == "dense":
+        asked_for = self._settings.encoder
+        if asked_for == "auto" and len(self.collected.encoders) == 1:
+            [asked_for] = self.collected.encoders  # as it was begun: the last bits may depend on it
+        if asked_for == "dense":
             return None
-        if self._settings.encoder == "auto":
+        if asked_for == "auto":
             return self._site.sae.faster_screen(x)
         screen = self._site.sae.new_screen()
         if screen is None:
@@ -102,10 +104,11 @@ class Reader:
             )
         return screen
 
-    def _encoder_of_the_asked(self, chunk: Chunk) -> Encoder:
+    def _encoder_of_the_asked(self) -> Encoder:
         """Return what encodes the features asked for alone."""
         if self._narrow is None:
-            first = self.first or chunk
+            first = self._stream.first
+            assert first is not None, "seen by whoever reads a stream"
             if not self._first_tokens:
                 for batch, is_whole in self._batches(first):
                     if not is_whole:
@@ -123,7 +126,7 @@ class Reader:
             self._first_tokens += len(x)
 
     def _activations(self, batch: TokenBatch) -> tuple[Tensor, Tensor, TokenBatch]:
-        """Return what the SAE reads and is to reproduce on a batch's kept tokens, and the batch with outliers masked."""
+        """Return what the SAE reads and is to reproduce on kept tokens, and the batch with outliers masked."""
         x, target = (found[:, batch.bos_columns :].float() for found in self._site.activations(batch.ids))
         keep = torch.from_numpy(batch.windows.keep).to(x.device)
         if self._settings.norm_outliers is not None:

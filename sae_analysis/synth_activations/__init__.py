@@ -5,7 +5,7 @@ planning (features, text to begin with), atlas (single tokens), scoring (what a 
 anew), report (records).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -38,8 +38,10 @@ __all__ = [
     "RealResult",
     "Scores",
     "Search",
+    "SearchAll",
     "SearchSettings",
     "Searched",
+    "Searcher",
     "SynthSettings",
     "Vocabulary",
     "generate_synthetic_maximizers",
@@ -52,6 +54,9 @@ Progress = Callable[[int, int | None], None]
 
 Keep = Callable[[Sequence[FeatureStats]], None]
 """Called with the features of each batch as soon as they are finished."""
+
+SearchAll = Callable[[Sequence[tuple[int, ...]]], Iterator[tuple[FeatureStats, ...]]]
+"""Searches batches of features; they may come back in another order."""
 
 _CHECKED_TOKENS = 8
 """Tokens on which embeddings and remembered beginnings are held against whole sequences before a search."""
@@ -116,6 +121,7 @@ def synthesize(
     progress: Progress | None = None,
     done: Mapping[int, FeatureStats] | None = None,
     keep: Keep | None = None,
+    search: SearchAll | None = None,
 ) -> AnalysisResult:
     """Search for each feature's hardest input and return what was found with its header.
 
@@ -129,6 +135,7 @@ def synthesize(
         done: Features of an earlier run of the same ``plan`` that need not be searched again; a batch of which any is
             missing is searched whole, so that the result is that of a run that was never interrupted.
         keep: Given the features of each batch when they are finished.
+        search: Searches batches and yields them as they are finished; None is this process, one after the other.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
@@ -137,10 +144,8 @@ def synthesize(
     finished = dict(done or {})
     waiting = [batch for batch in planned.batches if not finished.keys() >= set(batch)]
     if waiting:
-        searcher, meter = _Searcher(site, planned, settings), _Meter(progress=progress)
-        for place, batch in enumerate(waiting):
-            meter.expect(sum(map(len, waiting[place:])) * settings.search.budget)
-            stats = searcher.search(batch, meter.spend)
+        meter = _Meter(progress=progress)
+        for stats in search(waiting) if search else Searcher(site, planned, settings).search_all(waiting, meter):
             finished |= {one.feature_idx: one for one in stats}
             if keep:
                 keep(stats)
@@ -179,10 +184,11 @@ class _Meter:
             self.progress(token_evaluations, max(self.total, self.spent))
 
 
-class _Searcher:
+class Searcher:
     """What the batches of one run share."""
 
     def __init__(self, site: Site, planned: Plan, settings: SynthSettings) -> None:
+        """Prepare to search batches of a plan."""
         self._site, self._seeds, self._settings = site, planned.seeds, settings
         self._vocabulary = Vocabulary(site.model.tokens, site.model.d_vocab)
         self._norms = directions.norms(site.sae)
@@ -231,6 +237,12 @@ class _Searcher:
                 for column, (feature, weight_side) in enumerate(zip(batch, weights, strict=True))
             )
             return tuple(self._firings.look(one, self._looked_at) for one in stats)
+
+    def search_all(self, batches: Sequence[tuple[int, ...]], meter: "_Meter") -> Iterator[tuple[FeatureStats, ...]]:
+        """Search batches one after the other."""
+        for place, batch in enumerate(batches):
+            meter.expect(sum(map(len, batches[place:])) * self._settings.search.budget)
+            yield self.search(batch, meter.spend)
 
     def _atlas_of(self, batch: tuple[int, ...]) -> Atlas:
         """Return the atlas of the batch's group; a group of which a part was finished before has the same one."""

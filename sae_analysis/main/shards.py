@@ -1,0 +1,61 @@
+"""A shard of a text, read by a process of its own, and what it leaves for ``merge``."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from sae_analysis.main.reading import gather
+from sae_analysis.main.running import print_rows
+from sae_analysis.main.screen import say
+
+if TYPE_CHECKING:  # heavy: loaded when a mode runs
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.feature_selection import FeatureSelection
+    from sae_analysis.parts import Part
+    from sae_analysis.real_activations import Collected, RealSettings, TextRead
+    from sae_analysis.reconstruction import Site
+
+
+def read_shard(
+    site: "Site", selection: "FeatureSelection", corpus: "Corpus", settings: "RealSettings", options: argparse.Namespace
+) -> None:
+    """Read one shard of the text and write the part that ``merge`` takes, unless it is there already."""
+    from sae_analysis.parts import FINISHED, Storage
+    from sae_analysis.real_activations import Shard, plan
+
+    number, count = map(int, options.shard.split("/"))
+    planned = plan(site, selection, settings, everything=options.table, shard=Shard(number=number, count=count))
+    storage = Storage(options.output)
+    if FINISHED in storage.names(FINISHED):
+        header, _ = storage.header(FINISHED)
+        if (header["fingerprint"], header["shards"], header["count"]) == (planned.fingerprint, [number], count):
+            say(f"Shard {options.shard} is finished already; remove {storage.place(FINISHED)} to read it again.")
+            return
+    collected, text, unfinished = gather(planned, corpus, options)
+    header = {
+        "fingerprint": planned.fingerprint,
+        "asked": {name: value for name, value in vars(options).items() if _is_plain(value)},
+        "shards": [number],
+        "count": count,
+    }
+    storage.write(FINISHED, part_of(header, collected, text))
+    unfinished.remove()
+    counts = collected.counts
+    print_rows(
+        {
+            "Shard": f"{options.shard}: {counts['documents']:,} documents, {counts['windows']:,} windows",
+            "Tokens": f"{collected.token_count:,} counted",
+            "Wrote": f"{storage.place(FINISHED)}; when all shards are there: merge FOLDER … --output FOLDER",
+        }
+    )
+
+
+def part_of(header: dict[str, Any], collected: "Collected", text: "TextRead") -> "Part":
+    """Return a finished part; its header also says what the corpus as a whole was found to be."""
+    from sae_analysis.parts import Part
+
+    known = {"corpus_sha256": text.sha256, "truncated": text.truncated}
+    return Part(header=header | known, arrays=collected.state())
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
