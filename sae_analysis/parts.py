@@ -11,6 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +27,7 @@ FINISHED = "real.part"
 
 _VERSION = 1
 _HEADER, _CHUNKS = "header", "chunks"
-_DIGEST_BYTES = 32
+_DIGEST_BYTES, _BLOCK_BYTES = 32, 1 << 20
 _FINGERPRINT_DIGITS = 12
 """Of a run's fingerprint, in the names of its files; the whole of it is inside."""
 
@@ -92,6 +93,8 @@ class Storage:
             OutputError: it cannot be written; other files are untouched.
         """
         if self._is_local:
+            with suppress(OSError):  # writing says what is wrong
+                Path(self._root).mkdir(parents=True, exist_ok=True)
             write_whole(Path(self._path(name)), lambda file: _write(part, file))
             return
         try:
@@ -100,7 +103,7 @@ class Storage:
                 file.seek(0)
                 self._files.makedirs(self._root, exist_ok=True)
                 with self._files.open(self._path(name), "wb") as target:
-                    while block := file.read(1 << 20):
+                    while block := file.read(_BLOCK_BYTES):
                         target.write(block)
         except OSError as error:
             raise OutputError(f"{self.place(name)} cannot be written: {error}. Check --storage.") from None
@@ -154,7 +157,7 @@ def _write(part: Part, file: BinarySeekable) -> None:
     arrays = {_HEADER: np.frombuffer(header.encode(), np.uint8), **part.arrays}
     np.savez(file, allow_pickle=False, **arrays)
     file.seek(_DIGEST_BYTES)
-    digest = hashlib.file_digest(file, "sha256").digest()
+    digest = _digest(file)
     file.seek(0)
     file.write(digest)
 
@@ -162,7 +165,7 @@ def _write(part: Part, file: BinarySeekable) -> None:
 def _read(file: BinarySeekable, is_wanted: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
     """Return header and arrays; a ValueError or the like says what is wrong."""
     digest = file.read(_DIGEST_BYTES)
-    if hashlib.file_digest(file, "sha256").digest() != digest:
+    if _digest(file) != digest:
         raise ValueError("its checksum is wrong")
     file.seek(_DIGEST_BYTES)
     with np.load(file, allow_pickle=False) as arrays:
@@ -170,6 +173,14 @@ def _read(file: BinarySeekable, is_wanted: Callable[[str], bool]) -> tuple[dict[
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']} where {_VERSION} is read")
         return header, {name: arrays[name] for name in arrays.files if name != _HEADER and is_wanted(name)}
+
+
+def _digest(file: BinarySeekable) -> bytes:
+    """Hash what follows in a file; hashlib's own way begins at the front of those that live in memory."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.digest()
 
 
 @dataclass(slots=True, kw_only=True)

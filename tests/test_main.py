@@ -20,20 +20,6 @@ from sae_analysis.main import main
 ROOT = Path(command_line.__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def fitting_sae_folder(tmp_path_factory):
-    """A TopK SAE with a feature for each direction of the residual stream and its opposite, so that it fits."""
-    eye = torch.eye(D_MODEL)
-    weights = topk_weights() | {
-        "encoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))),
-        "encoder.bias": torch.zeros(D_SAE),
-        "decoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))).T.contiguous(),
-        "b_dec": torch.zeros(D_MODEL),
-        "k": torch.tensor(12),
-    }
-    return make_sae(tmp_path_factory.mktemp("fitting") / "sae", weights, k=12)
-
-
 @pytest.fixture
 def typed(model_folder, fitting_sae_folder, corpus_file, tmp_path):
     """Return the arguments of a run that works, with what a test changes: a value, or None to leave one out."""
@@ -542,7 +528,7 @@ def test_ctrl_c_ends_with_130_and_leaves_the_old_result(typed, tmp_path, capsys,
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(real_activations, "analyze", interrupt)
+    monkeypatch.setattr(real_activations, "collect", interrupt)
     assert main(typed()) == 130
     assert capsys.readouterr() == ("", "Interrupted; what was written before is whole.\n")
     assert old.read_text() == "what an earlier run wrote"

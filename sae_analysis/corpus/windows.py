@@ -200,20 +200,23 @@ class TokenStream:
         place = tokens = 0
         for number, documents in enumerate(self._gather()):
             if most is not None and tokens >= most:
-                self.truncated = self.truncated or any(self._cut(documents))
+                self.truncated = any(self._cut(documents))
                 if self.truncated:
                     return
-            characters = self._hashed(documents)
             windows = None
             if tokens < max(count_until, most or 0):
                 windows = list(self._cut(documents))
+                if most is not None and sum(len(window.ids) for window in windows) > most - tokens:
+                    self.truncated = True
+                    windows = list(_first(windows, most - tokens))
+                    documents = documents[: self._begun(documents, most - tokens)]  # noqa: PLW2901 - the rest is left
+            characters = self._hashed(documents)
             chunk = Chunk(number=number, place=place, documents=tuple(documents), tokens_before=tokens, windows=windows)
             self.first = self.first or chunk
             yield chunk
-            if windows is not None:
-                found = sum(len(window.ids) for window in windows)
-                self.truncated = most is not None and tokens + found > most
-                tokens += found
+            if self.truncated:
+                return
+            tokens += sum(len(window.ids) for window in windows or ())
             place += _NUMBERS_PER_CHARACTER * (characters + len(documents))
             if place >= MOST_WINDOWS:
                 raise CorpusError(
@@ -224,8 +227,6 @@ class TokenStream:
     def batches(self, chunk: Chunk) -> Iterator[TokenBatch]:
         """Yield the batches of a chunk, the longest windows first."""
         windows = list(self._cut(chunk.documents)) if chunk.windows is None else chunk.windows
-        if self._windowing.max_tokens is not None:
-            windows = list(_first(windows, self._windowing.max_tokens - chunk.tokens_before))
         characters = sum(len(document.text) for document in chunk.documents)
         if len(windows) > _NUMBERS_PER_CHARACTER * (characters + len(chunk.documents)):
             raise CorpusError("The text has several windows a character: give a greater --seq-len.")
@@ -247,6 +248,14 @@ class TokenStream:
                 documents, characters = [], 0
         if documents:
             yield documents
+
+    def _begun(self, documents: Sequence[Document], tokens: int) -> int:
+        """Return how many of the documents are begun with before that many tokens are read."""
+        for number, (_, ids) in enumerate(self._tokens(documents)):
+            if tokens <= 0:
+                return number
+            tokens -= len(ids)
+        return len(documents)
 
     def _hashed(self, documents: Sequence[Document]) -> int:
         """Take the texts into account, and return their characters."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.parts import Storage
     from sae_analysis.real_activations import Collected, Plan, TextRead
 
-Headers = Mapping[str, Mapping[str, Any]]
-"""Header of each part by where it lies."""
+Headers = Sequence[tuple[str, Mapping[str, Any]]]
+"""Where each part lies, and its header."""
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -50,14 +50,14 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.parts import FINISHED, Storage
 
     places = [_place(path) for path in options.parts]
-    headers = {storage.place(file): storage.header(file)[0] for storage, file in places}
+    headers = [(storage.place(file), storage.header(file)[0]) for storage, file in places]
     _check(headers, is_partial=options.partial)
     with writing_into(options.output):
-        header = next(iter(headers.values()))
+        _, header = headers[0]
         collected = _merged(places)
         text = _text(header)
         if options.partial:
-            shards = sorted(shard for header in headers.values() for shard in header["shards"])
+            shards = sorted(shard for _, other in headers for shard in other["shards"])
             storage = Storage(options.output)
             storage.write(FINISHED, part_of({**header, "shards": shards}, collected, text))
             say(f"Wrote {storage.place(FINISHED)}, {len(shards)} of {header['count']} shards.")
@@ -88,7 +88,7 @@ def _check(headers: Headers, *, is_partial: bool) -> None:
     """
     from sae_analysis.errors import OutputError
 
-    (first, header), *others = headers.items()
+    (first, header), *others = headers
     for place, other in others:
         for key, means in (
             ("fingerprint", "another model, SAE, hook, options or versions"),
@@ -98,7 +98,7 @@ def _check(headers: Headers, *, is_partial: bool) -> None:
             if header[key] != other[key]:
                 raise OutputError(f"Part {place} is of {means} than {first}: merge what one command read.")
     seen: dict[int, str] = {}
-    for place, other in headers.items():
+    for place, other in headers:
         for shard in other["shards"]:
             if shard in seen:
                 raise OutputError(f"Parts {seen[shard]} and {place} both hold shard {shard}: give each shard once.")

@@ -107,10 +107,9 @@ def gather(planned: "Plan", corpus: "Corpus", options: argparse.Namespace) -> "t
     with _stopping() as is_stopping, spending_bar("reading", "tok", done=_tokens(collected)) as advance:
 
         def keep(collected: "Collected") -> None:
-            if unfinished.is_due or is_stopping():
-                _keep(unfinished, collected)
-            if is_stopping():
+            if (unfinished.is_due or is_stopping()) and _is_kept(unfinished, collected) and is_stopping():
                 say(f"{_tokens(collected):,} tokens were read; the same command goes on from there.")
+            if is_stopping():
                 raise KeyboardInterrupt
 
         if options.engine == "ray":
@@ -204,14 +203,16 @@ def _resume(unfinished: "Unfinished") -> "Collected | None":
     return collected
 
 
-def _keep(unfinished: "Unfinished", collected: "Collected") -> None:
-    """Write down what was read; where that cannot be done, reading goes on all the same."""
+def _is_kept(unfinished: "Unfinished", collected: "Collected") -> bool:
+    """Write down what was read, and return whether that could be done; reading goes on in any case."""
     from sae_analysis.errors import OutputError
 
     try:
         unfinished.write(collected.state())
     except OutputError as error:
-        say(f"{error} Reading goes on; what was written before it is still there.")
+        say(f"{error} What was written before it is still there.")
+        return False
+    return True
 
 
 @contextmanager
