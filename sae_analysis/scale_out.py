@@ -8,10 +8,13 @@ done again.
 import itertools
 import logging
 import os
+import re
+import socket
+import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
@@ -41,6 +44,8 @@ not pile up before slow workers."""
 
 _MOST_LIVES = 20
 """How often a worker is started anew before it is taken to be no accident."""
+
+_CONNECT_SECONDS = 10
 
 _STORE_BYTES = 1 << 28
 """Shared memory of a cluster of our own: it holds the SAE and some chunks."""
@@ -309,6 +314,7 @@ class _Team:
         self._members: list[_Member] = []
         self._flying: dict[Any, tuple[_Member, Key | None]] = {}
         self._waiting: deque[tuple[Key, Any]] = deque()
+        self._quiet = ExitStack()
 
     @property
     def places(self) -> list[str]:
@@ -318,19 +324,21 @@ class _Team:
     def __enter__(self) -> Self:
         """Begin a cluster of our own or join the one that is there, and start the workers."""
         self._ray = _connected(self._workers)
+        self._quiet.enter_context(redirect_stdout(sys.stderr))  # where Ray says that it has lost somebody
         actor = self._ray.remote(_Actor).options(
             num_cpus=self._workers.threads,
             num_gpus=self._workers.gpus,
             max_restarts=_MOST_LIVES,
             max_task_retries=-1,
         )
-        subject = self._ray.put(self._subject)  # once, however many take it
+        self._shared = self._ray.put(self._subject)  # once, and as long as a worker may be started anew
         names = (uuid.uuid4().hex[:8] for _ in range(self._workers.count))
-        self._members = [_Member(actor.remote(self._work(name), subject)) for name in names]
+        self._members = [_Member(actor.remote(self._work(name))) for name in names]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
+        self._quiet.close()
 
     def do(self, items: Iterable[tuple[Key, Any]]) -> Iterator[Any]:
         """Do all things, and yield what comes of each once, in no order."""
@@ -338,7 +346,7 @@ class _Team:
         while True:
             self._hand_out(source)
             if not self._flying:
-                self._flying = {member.actor.end.remote(): (member, None) for member in self._members}
+                self._flying = {member.actor.end.remote([self._shared]): (member, None) for member in self._members}
             is_ending = all(key is None for _, key in self._flying.values())
             ready, _ = self._ray.wait(list(self._flying), num_returns=1)
             for call in ready:
@@ -361,7 +369,7 @@ class _Team:
                 return
             key, item = given
             member.unsafe[key] = item
-            self._flying[member.actor.do.remote(item)] = (member, key)
+            self._flying[member.actor.do.remote(item, [self._shared])] = (member, key)
             load[id(member)] += 1
 
     def _answer(self, call: Any) -> _Answer:  # noqa: ANN401 - Ray's reference
@@ -376,8 +384,8 @@ class _Team:
         except RayActorError as error:
             reason = str(error).strip().splitlines()[0]
             raise WorkerError(
-                f"A worker died {_MOST_LIVES} times, and the run was given up: {reason} What was written down before "
-                "is kept, and the same command goes on from there; fewer --num-workers take less memory."
+                f"A worker died {_MOST_LIVES + 1} times, and the run was given up: {reason} What was written down "
+                "before is kept, and the same command goes on from there; fewer --num-workers take less memory."
             ) from None
 
     def _note(self, member: _Member, key: Key | None, answer: _Answer) -> None:
@@ -397,18 +405,21 @@ class _Team:
 class _Actor:
     """What Ray holds: it makes the work ready when it is needed, also in a new life."""
 
-    def __init__(self, work: _Work, subject: _Subject) -> None:
-        self._work, self._subject, self._is_ready = work, subject, False
+    def __init__(self, work: _Work) -> None:
+        self._work, self._is_ready = work, False
 
-    def do(self, item: Any) -> _Answer:  # noqa: ANN401
-        return self._ready().do(item)
+    def do(self, item: Any, subject: list[Any]) -> _Answer:  # noqa: ANN401
+        return self._ready(subject).do(item)
 
-    def end(self) -> _Answer:
-        return self._ready().end()
+    def end(self, subject: list[Any]) -> _Answer:
+        return self._ready(subject).end()
 
-    def _ready(self) -> _Work:
+    def _ready(self, subject: list[Any]) -> _Work:
+        """Return the work; in a list, Ray hands its reference on as it is, and the SAE is fetched once a life."""
         if not self._is_ready:
-            self._work.begin(self._subject)
+            import ray
+
+            self._work.begin(ray.get(subject[0]))
             self._is_ready = True
         return self._work
 
@@ -426,8 +437,10 @@ def _connected(workers: Workers) -> Any:  # noqa: ANN401 - the module
         cores = workers.count * workers.threads
         where = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
+        if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", workers.address or ""):
+            socket.create_connection((host[1], int(host[2])), timeout=_CONNECT_SECONDS).close()  # Ray waits for minutes
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WorkerError(
             f"The Ray cluster at {workers.address or 'this machine'} cannot be had: {reason}. Check --ray-address."

@@ -125,7 +125,15 @@ def test_chunks_cannot_be_merged_twice(model, sae, long_corpus):
 
 
 @pytest.mark.parametrize("count", [2, 16])
-@pytest.mark.parametrize("more", [(), ("--table",), ("--max-tokens", "500", "--norm-outliers", "1.5")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--table",),
+        ("--max-tokens", "500", "--norm-outliers", "1.5"),
+        ("--features", "3,40", "--encoder", "screened", "--pack"),
+    ],
+)
 def test_shards_merged_in_any_order_are_one_run(count, more, options, tmp_path, capsys):
     one = run(options, tmp_path / "one", *more)
     folders = [tmp_path / f"part{number}" for number in range(1, count + 1)]

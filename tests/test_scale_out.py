@@ -1,0 +1,130 @@
+"""Several workers, some of which die: the result is that of one process, to the last bit."""
+
+import itertools
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from test_long_runs import error_of, long_corpus, options, run
+
+from sae_analysis import scale_out
+from sae_analysis.errors import WorkerError
+from sae_analysis.main import main, reading
+
+__all__ = ["long_corpus", "options"]
+
+ON_RAY = ("--engine", "ray", "--checkpoint-every", "0.2")
+
+
+def workers():
+    """Return the processes of workers that have loaded, and are at work."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if process.name().startswith("ray::") and "_Actor" in process.name()]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_come_to_what_one_process_does(count, options, tmp_path):
+    one = run(options, tmp_path / "one", "--table")
+    folder = tmp_path / "out"
+    assert run(options, folder, "--table", *ON_RAY, "--num-workers", str(count)) == one
+    assert sorted(path.name for path in folder.iterdir()) == ["real.json", "real.parquet"]
+    assert not workers(), "the cluster ends with the run"
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Kill a worker when workers have read thirty and sixty chunks, most of them written down; the list says whom."""
+    killed, bar = [], reading.spending_bar
+
+    @contextmanager
+    def killing_bar(does, *more, **options):
+        seen = itertools.count(1)
+        with bar(does, *more, **options) as advance:
+
+            def counted(*arguments):
+                advance(*arguments)
+                if does == "reading" and (there := workers()) and next(seen) in (30, 60):
+                    killed.append(there[0].pid)
+                    os.kill(there[0].pid, signal.SIGKILL)
+
+            yield counted
+
+    monkeypatch.setattr(reading, "spending_bar", killing_bar)
+    return killed
+
+
+def test_what_lost_workers_had_not_written_down_is_read_again(options, tmp_path, capsys, killed, long_corpus):
+    long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
+    one = run(options, tmp_path / "one")
+    capsys.readouterr()
+    assert run(options, tmp_path / "out", *ON_RAY, "--num-workers", "2") == one
+    assert len(killed) == 2
+    assert capsys.readouterr().err.count("A worker was lost and is started anew; ") >= 1
+
+
+def test_workers_that_keep_dying_end_the_run_and_what_they_wrote_is_kept(
+    *, options, tmp_path, capsys, killed, monkeypatch, long_corpus
+):
+    long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
+    monkeypatch.setattr(scale_out, "_MOST_LIVES", 0)
+    folder = tmp_path / "out"
+    capsys.readouterr()
+    assert main(["real", *options, "--output", str(folder), *ON_RAY, "--num-workers", "1"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    message = printed.err.splitlines()[-1].removeprefix("error: ")
+    assert message.startswith("A worker died 1 times, and the run was given up: ")
+    assert message.endswith("the same command goes on from there; fewer --num-workers take less memory.")
+    assert len(killed) == 1
+    assert run(options, folder) == run(options, tmp_path / "one")
+
+
+def test_a_worker_with_other_weights_or_libraries_is_refused():
+    with pytest.raises(WorkerError) as caught:
+        scale_out._check_same("found", "expected")
+    assert str(caught.value) == (
+        f"A worker on {os.uname().nodename} has another model or other versions of libraries than this process: "
+        "install the same on all machines of the cluster."
+    )
+
+
+def test_a_run_on_workers_goes_on_in_one_process_and_the_other_way_round(options, tmp_path, monkeypatch):
+    one = run(options, tmp_path / "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "describe", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert main(["real", *options, "--output", str(tmp_path / "out"), *ON_RAY, "--num-workers", "2"]) == 130
+    assert len(list((tmp_path / "out").glob("*.part"))) >= 2, "each worker has written what it read"
+    assert run(options, tmp_path / "out") == one
+
+
+def test_a_search_on_workers_finds_what_one_process_finds(model_folder, fitting_sae_folder, tmp_path):
+    typed = {"model": model_folder, "sae": fitting_sae_folder, "features": "0-5", "seq-len": 4, "budget": 600}
+    command = [part for name, value in typed.items() for part in (f"--{name}", str(value))]
+    command = ["synthetic", *command, "--n-steps", "2", "--batch-size", "2", "--no-figures", "--threads", "1"]
+    assert main([*command, "--output", str(tmp_path / "one")]) == 0
+    assert main([*command, "--output", str(tmp_path / "out"), "--engine", "ray", "--num-workers", "2"]) == 0
+    one, other = ((tmp_path / name / "synthetic.json").read_text().splitlines() for name in ("one", "out"))
+    is_same = [left == right for left, right in zip(one, other, strict=True)]
+    assert is_same.count(False) == 1, "the time at which it was made"
+
+
+def test_a_cluster_that_is_not_there_is_said_soon(options, tmp_path, capsys):
+    ray = ["--output", tmp_path, "--engine", "ray", "--ray-address"]
+    refused = error_of(capsys, "real", *options, *ray, "127.0.0.1:1")
+    assert refused == (
+        "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check --ray-address."
+    )
+    for address in ("nowhere.invalid:1", "127.0.0.1:99999", "auto"):
+        message = error_of(capsys, "real", *options, *ray, address)
+        assert message.startswith(f"The Ray cluster at {address} cannot be had: ")
+        assert message.endswith(" Check --ray-address.")
+
+
+def test_ray_that_is_missing_is_named_with_the_way_to_get_it(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert error_of(capsys, "real", *options, "--output", tmp_path, "--engine", "ray") == (
+        "--engine ray needs Ray, which is not installed: pip install 'sae-analysis[ray]', or leave the option out."
+    )
