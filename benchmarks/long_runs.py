@@ -111,8 +111,8 @@ def kills(case: Case, options: argparse.Namespace) -> None:
     print(
         f"{options.runs} runs of {tokens:,} tokens ({whole:.1f} s, start included), written down every {every:.1f} s, "
         f"killed {killed} times: {same} results identical to that of a run left alone; {resumed} went on, with "
-        f"{statistics.median(again) if again else 0:,.0f} tokens (median), written down at most {max(lost, default=0):.1f} "
-        "s before the kill"
+        f"{statistics.median(again) if again else 0:,.0f} tokens (median), written down at most "
+        f"{max(lost, default=0):.1f} s before the kill"
     )
 
 
