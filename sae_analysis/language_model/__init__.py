@@ -46,5 +46,7 @@ def _move(model: LanguageModel, device: str, dtype: torch.dtype | None) -> None:
         model.module.to(device)  # one thing at a time: TransformerLens 3 takes no more
         if dtype is not None:
             model.module.to(dtype)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device it cannot use
+        if model.device.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any for a device it cannot use
         raise ModelError(f"--device {device} cannot be used: {str(error).splitlines()[0]}. Try --device cpu.") from None
