@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -103,6 +104,8 @@ def _read_file(path: Path, name: str, text_unit: TextUnit, text_field: str) -> I
     if path.suffix not in readers:
         raise CorpusError(f"Corpus {path} has the type {path.suffix or 'none'}: expected one of {', '.join(SUFFIXES)}.")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end, and cannot be read twice
+            raise CorpusError(f"Corpus {path} is no regular file: give a {', '.join(SUFFIXES)} file or a folder.")
         yield from readers[path.suffix]()
     except UnicodeDecodeError as error:
         raise CorpusError(
