@@ -481,6 +481,10 @@ class Provenance:
     created: str
     """UTC time of the run, ISO 8601."""
 
+    def __post_init__(self) -> None:
+        if self.analysis not in ("real", "synthetic"):
+            raise ValueError(f"an analysis of the kind {self.analysis!r}")
+
     @property
     def place(self) -> str:
         """Hooks in words."""

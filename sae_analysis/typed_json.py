@@ -139,10 +139,12 @@ def _of_either(kinds: tuple[Any, ...]) -> _Reader:
     def read(value: Any) -> Any:  # noqa: ANN401
         if value is None:
             return None
-        for read_one in readers[:-1]:
+        if len(readers) == 1:
+            return readers[0](value)
+        for read_one in readers:
             with suppress(_ForeignError):
                 return read_one(value)
-        return readers[-1](value)
+        raise _ForeignError(f"is {shown(value)}: expected a number, text, true or false")
 
     return read
 
