@@ -125,6 +125,20 @@ def sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fitting_sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TopK SAE with a feature for each direction of the residual stream and its opposite, so that it fits."""
+    eye = torch.eye(D_MODEL)
+    weights = topk_weights() | {
+        "encoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))),
+        "encoder.bias": torch.zeros(D_SAE),
+        "decoder.weight": torch.cat((eye, -eye, torch.zeros(D_SAE - 2 * D_MODEL, D_MODEL))).T.contiguous(),
+        "b_dec": torch.zeros(D_MODEL),
+        "k": torch.tensor(12),
+    }
+    return make_sae(tmp_path_factory.mktemp("fitting") / "sae", weights, k=12)
+
+
+@pytest.fixture(scope="session")
 def model(model_folder: Path) -> LanguageModel:
     return load_model(str(model_folder), device="cpu")
 
