@@ -116,7 +116,8 @@ def hostile_searches() -> dict[str, FeatureStats]:
     below = make.synthetic_example(words, 5, activations=[-7.0 if at == 5 else -at % 4 / 2 for at in range(12)])
     unread = {"cross_entropy": None, "attribution": ()}
     steps = tuple(
-        make.synthetic_example(words, 5, at / 3, cross_entropy=at / 4, token_ids=(at,) * len(words)) for at in range(1, 31)
+        make.synthetic_example(words, 5, at / 3, cross_entropy=at / 4, token_ids=(at,) * len(words))
+        for at in range(1, 31)
     )
     return {
         "usual": make.synthetic_stats(),
