@@ -976,6 +976,15 @@ CATALOGUE = [
         "export {comparison} --to neuronpedia",
         "A comparison cannot be exported to neuronpedia: give a real.json or synthetic.json, or parquet.",
     ),
+    ("export {real} --to parquet --sae-name ''", "argument --sae-name: expected a path or a name, got nothing"),
+    ("export {real} --to parquet --model-name ' '", "argument --model-name: expected a path or a name, got nothing"),
+    ("export '' --to parquet", "argument FILE: expected a path or a name, got nothing"),
+    ("export {real} {synthetic} --to parquet", "unrecognized arguments: {synthetic}"),
+    ("export {no_result} --to parquet", "Result {no_result} has schema version None: this version reads 1. Run the analysis again."),
+    ("export {future_result} --to neuronpedia", "Result {future_result} has schema version 2: this version reads 1."),
+    ("export {result_pipe} --to parquet", "Result {result_pipe} is no regular file: give a real.json."),
+    ("export {corpus} --to parquet", "Result {corpus} is not JSON: it is damaged or cut short. Run the analysis again."),
+    ("export {sae} --to parquet", "Result {sae} cannot be read: Is a directory. Give a real.json."),
     ("export {comparison} --to circuit-tracer", "A comparison cannot be exported to circuit-tracer: give"),
     ("synthetic --real {tmp}/no.json", "Result {tmp}/no.json cannot be read: No such file or directory. Give a real.json."),
     ("synthetic --real {cut_result}", "Result {cut_result} is not JSON: it is damaged or cut short. Run the analysis again."),
@@ -1055,7 +1064,7 @@ def given(there, tmp_path):
 
     def arguments(command, says):
         mode, *rest = shlex.split(command) or [""]
-        paths = {"tmp": tmp_path, "earlier": tmp_path / "earlier"} | there
+        paths = {"tmp": tmp_path, "earlier": tmp_path / "earlier", "locked": tmp_path / "locked"} | there
         for name in FILES:
             if f"{{{name}}}" in command:
                 (folder := tmp_path / name).mkdir()
@@ -1082,7 +1091,7 @@ def check_refused(code, out, err, says):
 
 
 @pytest.mark.parametrize(("command", "says"), CATALOGUE, ids=[row[0][:80] for row in CATALOGUE])
-def test_a_mistake_is_one_line_and_harms_nothing(given, tmp_path, capfd, command, says):
+def test_a_mistake_is_one_line_and_harms_nothing(*, given, tmp_path, capfd, recwarn, command, says):
     arguments, message = given(command, says)
     before = contents(tmp_path / "earlier")
     try:
@@ -1091,7 +1100,41 @@ def test_a_mistake_is_one_line_and_harms_nothing(given, tmp_path, capfd, command
         code = end.code
     printed = capfd.readouterr()
     check_refused(code, printed.out, printed.err, message)
+    shown = [str(one.message) for one in recwarn if not issubclass(one.category, DeprecationWarning)]
+    assert shown == [], "these would be lines too"
     assert contents(tmp_path / "earlier") == before
+
+
+LOCKED = [
+    ("real --corpus {locked}/a.txt", "Corpus {locked}/a.txt cannot be read: Permission denied. Check the file."),
+    ("real --corpus {locked}", "Corpus {locked} cannot be read: Permission denied. Check the file."),
+    ("real --sae {locked}/ae.pt", "SAE {locked}/ae.pt cannot be read: Permission denied. Check the file."),
+    ("real --model {locked}/model", "Model {locked}/model cannot be read: Permission denied. Check the folder."),
+    ("redraw {locked}/real.json", "Result {locked}/real.json cannot be read: Permission denied. Give a real.json."),
+    ("synthetic --real {locked}/real.json", "Result {locked}/real.json cannot be read: Permission denied."),
+    ("real --output {locked}/out", "Output folder {locked}/out cannot be written to: Permission denied."),
+]
+
+
+@pytest.mark.parametrize(("command", "says"), LOCKED)
+def test_what_may_not_be_looked_at_is_one_line(*, given, tmp_path, capfd, monkeypatch, command, says):
+    """As for someone who is not the administrator, who may look at everything."""
+    locked = str(tmp_path / "locked")
+    arguments, message = given(command, says)
+
+    def refusing(call):
+        def refuse(path, *rest, **options):
+            if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(locked):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return call(path, *rest, **options)
+
+        return refuse
+
+    for call in ("stat", "mkdir", "scandir", "listdir"):
+        monkeypatch.setattr(os, call, refusing(getattr(os, call)))
+    code = main(arguments)
+    printed = capfd.readouterr()
+    check_refused(code, printed.out, printed.err, message)
 
 
 def test_the_catalogue_is_one():

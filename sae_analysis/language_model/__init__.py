@@ -34,7 +34,11 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
         wanted = _DTYPES[dtype]
     else:
         raise ModelError(f"--dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
-    library = transformer_lens if not Path(name).is_dir() and transformer_lens.knows(name) else huggingface
+    try:
+        is_folder = Path(name).is_dir()
+    except OSError as error:  # in a folder that may not be looked into
+        raise ModelError(f"Model {name} cannot be read: {error.strerror}. Check the folder.") from None
+    library = transformer_lens if not is_folder and transformer_lens.knows(name) else huggingface
     with redirect_stdout(sys.stderr):  # TransformerLens 3 prints what it does; the caller's output is the caller's
         model = library.load(name)
         _move(model, device, wanted)

@@ -1,5 +1,6 @@
 """Causal language models of the ``transformers`` library, with TransformerLens names for their hooks."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,13 @@ def load(name: str) -> HuggingFaceModel:
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
     try:
-        offline = Path(name).is_dir() or not _is_on_hub(name)
-        # False, and not the library's None, which asks a person at the terminal whether a model's code may run.
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto", output_loading_info=True, local_files_only=offline, trust_remote_code=False
-        )
+        with warnings.catch_warnings(action="ignore"):  # of torch, about a model that is refused in the end
+            offline = Path(name).is_dir() or not _is_on_hub(name)
+            # False, and not the library's None, which asks a person at the terminal whether a model's code may run.
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype="auto", output_loading_info=True, local_files_only=offline, trust_remote_code=False
+            )
     except Exception as error:  # the library raises OSError, ValueError, KeyError, SafetensorError … for bad input
         raise ModelError(_explain(name, error)) from error
     module, report = loaded
