@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import os
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from sae_analysis.errors import OutputError
 from sae_analysis.files import write_whole
 from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureStats
+from sae_analysis.typed_json import from_json, parse, shown
 
 _UNFINISHED = ".unfinished.jsonl"
 _FINGERPRINT_DIGITS = 12
@@ -50,7 +50,9 @@ def read_any(path: Path) -> AnalysisResult | ComparisonResult:
         OutputError: missing, damaged, or of another schema version.
     """
     try:
-        content = json.loads(path.read_bytes())
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            raise OutputError(f"Result {path} is no regular file: give a real.json.")
+        content = parse(path.read_bytes())
     except OSError as error:
         raise OutputError(f"Result {path} cannot be read: {error.strerror}. Give a real.json.") from None
     except (ValueError, RecursionError):
@@ -58,11 +60,12 @@ def read_any(path: Path) -> AnalysisResult | ComparisonResult:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise OutputError(
-            f"Result {path} has schema version {version}: this version reads {SCHEMA_VERSION}. Run the analysis again."
+            f"Result {path} has schema version {shown(version)}: this version reads {SCHEMA_VERSION}. "
+            "Run the analysis again."
         )
     try:
-        return _record(content, ComparisonResult if "synthetic" in content else AnalysisResult)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return from_json(content, ComparisonResult if "synthetic" in content else AnalysisResult)
+    except ValueError as error:
         raise OutputError(f"Result {path} lacks what it should hold ({error}). Run the analysis again.") from None
 
 
@@ -98,11 +101,11 @@ class FinishedFeatures:
         features: dict[int, FeatureStats] = {}
         for line in lines:
             try:
-                content = json.loads(line)
+                content = parse(line)
                 if sound:
-                    stats = _record(content, FeatureStats)
+                    stats = from_json(content, FeatureStats)
                     features[stats.feature_idx] = stats
-            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            except (ValueError, RecursionError):
                 break
             if not sound and content != self._head:
                 raise OutputError(f"{self.path} holds features of another run: move it away.")
@@ -151,17 +154,3 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, tuple):
         return [_plain(item) for item in value] if value and not isinstance(value[0], (int, float, str)) else value
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _record(value: Any, kind: Any) -> Any:  # noqa: ANN401 - follows the annotations of the records
-    """Build a value of an annotated type out of JSON: records from objects, tuples from lists."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        return kind(**{name: _record(item, hints[name]) for name, item in value.items()})
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(_record(item, item_kind) for item, item_kind in zip(value, inner, strict=True))
-    if origin in (Union, types.UnionType):
-        return None if value is None else _record(value, arguments[0])
-    return value

@@ -12,6 +12,9 @@ from sae_analysis.errors import FeatureError
 GRAMMAR = "0,5,10 | 0-20 | 0-10,50-60 | all | random:N | top:N (by density) | top:N:max (by maximum) | dead:N"
 """The grammar in one line, for help and errors."""
 
+_LONGEST_SHOWN = 100
+"""Characters of a specification that an error repeats."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSelection:
@@ -86,9 +89,16 @@ def parse_features(text: str) -> FeatureSelection:
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip(), re.ASCII)
         if not match:
-            raise FeatureError(f"--features '{text}' cannot be read at '{part.strip()}': expected {GRAMMAR}.")
+            raise FeatureError(
+                f"--features '{_shown(text)}' cannot be read at '{_shown(part.strip())}': expected {GRAMMAR}."
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise FeatureError(f"--features '{text}' has the empty range {part.strip()}: write {last}-{first}.")
+            raise FeatureError(f"--features '{_shown(text)}' has the empty range {part.strip()}: write {last}-{first}.")
         ranges.append(range(first, last + 1))
     return FeatureSelection(kind="indices", ranges=tuple(ranges))
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of a text, if it is a long one."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

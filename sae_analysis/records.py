@@ -6,6 +6,7 @@ synthetic analyses fill the same records. Nothing here computes more than a prop
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 SCHEMA_VERSION = 1
 """Version of the JSON written from these records; raised when a field changes its meaning."""
@@ -27,6 +28,8 @@ class Histogram:
     def __post_init__(self) -> None:
         if self.counts and len(self.edges) != len(self.counts) + 1:
             raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} edges, got {len(self.edges)}")
+        if any(right < left for left, right in pairwise(self.edges)) or min(self.counts, default=0) < 0:
+            raise ValueError("edges ascend and counts are not below zero")
 
     @property
     def total(self) -> int:
@@ -127,6 +130,14 @@ class ActivationExample:
     firing: Firing | None = None
     """What is going on at its peak; None where it was not looked at."""
 
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.token_ids) == len(self.activations):
+            raise ValueError(
+                f"{len(self.tokens)} tokens with {len(self.token_ids)} ids and {len(self.activations)} activations"
+            )
+        if not 0 <= self.peak_position < len(self.tokens):
+            raise ValueError(f"{len(self.tokens)} tokens and the peak at {self.peak_position}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleBand:
@@ -140,6 +151,10 @@ class ExampleBand:
 
     examples: tuple[ActivationExample, ...]
     """Strongest first; the marked peak is the sampled token, which need not be the window's maximum."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower_quantile <= self.upper_quantile <= 1:
+            raise ValueError(f"a band from {self.lower_quantile} to {self.upper_quantile}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -465,6 +480,10 @@ class Provenance:
 
     created: str
     """UTC time of the run, ISO 8601."""
+
+    def __post_init__(self) -> None:
+        if self.analysis not in ("real", "synthetic"):
+            raise ValueError(f"an analysis of the kind {self.analysis!r}")
 
     @property
     def place(self) -> str:

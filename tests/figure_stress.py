@@ -116,7 +116,8 @@ def hostile_searches() -> dict[str, FeatureStats]:
     below = make.synthetic_example(words, 5, activations=[-7.0 if at == 5 else -at % 4 / 2 for at in range(12)])
     unread = {"cross_entropy": None, "attribution": ()}
     steps = tuple(
-        make.synthetic_example(words, 5, at / 3, cross_entropy=at / 4, token_ids=(at,)) for at in range(1, 31)
+        make.synthetic_example(words, 5, at / 3, cross_entropy=at / 4, token_ids=(at,) * len(words))
+        for at in range(1, 31)
     )
     return {
         "usual": make.synthetic_stats(),
@@ -134,7 +135,7 @@ def hostile_searches() -> dict[str, FeatureStats]:
         "below-zero": make.synthetic_stats(
             examples=(below,), max_activation=0.0, min_activation=-7.0, negative_count=9, active_count=9,
             search=make.search(scale=-7.0, convergence=((10, -1.0), (900, -7.0)), relaxation=None,
-                               frontier=(replace(below, token_ids=(1,)),)),
+                               frontier=(replace(below, token_ids=(1,) * len(below.tokens)),)),
         ),
         "tiny": make.synthetic_stats(scale=1e-6),
         "huge": make.synthetic_stats(scale=1e6),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,14 +132,14 @@ def test_another_schema(tmp_path, content, version):
     [
         (
             lambda content: content.pop("fit"),
-            "AnalysisResult.__init__() missing 1 required keyword-only argument: 'fit'",
+            "fit is missing",
         ),
-        (lambda content: content["fit"].update(extra=1), "'extra'"),
-        (lambda content: content.update(features="none"), "'str' object has no attribute 'items'"),
-        (lambda content: content.update(features=7), "object of type 'int' has no len()"),
+        (lambda content: content["fit"].update(extra=1), "fit has the unknown field 'extra'"),
+        (lambda content: content.update(features="none"), "features is 'none': expected a list"),
+        (lambda content: content.update(features=7), "features is 7: expected a list"),
         (
             lambda content: content["features"][0]["nearest_features"].append([1, 2, 3]),
-            "zip() argument 2 is shorter than argument 1",
+            "features[0].nearest_features[3] is [1, 2, 3]: expected a list of 2",
         ),
     ],
     ids=["missing", "foreign", "text", "number", "triple"],
@@ -153,34 +152,14 @@ def test_a_result_that_lacks_what_it_should_hold(written, edit, reason):
     )
 
 
-def test_no_foreign_value_ends_in_another_error(written):
-    """Put values of other types in random places of a result."""
-    chooser = random.Random(0)
-    original = written.read_text()
-    for _ in range(200):
-        place = content = json.loads(original)
-        while True:
-            keys = list(place) if isinstance(place, dict) else range(len(place))
-            key = chooser.choice(keys)
-            if not isinstance(place[key], (dict, list)) or not place[key] or chooser.random() < 0.3:
-                break
-            place = place[key]
-        place[key] = chooser.choice([None, 3, "x", [], {}, [[1]], {"edges": 2}])
-        written.write_text(json.dumps(content))
-        try:
-            read_result(written)
-        except OutputError:
-            continue
-
-
 def test_a_histogram_checks_its_edges_when_read(written):
     content = json.loads(written.read_text())
     content["features"][0]["histogram"]["edges"].pop()
     written.write_text(json.dumps(content))
     counts = len(RESULT.features[0].histogram.counts)
     assert refusal(read_result, written) == (
-        f"Result {written} lacks what it should hold ({counts} counts need {counts + 1} edges, got {counts}). "
-        "Run the analysis again."
+        f"Result {written} lacks what it should hold (features[0].histogram does not fit together: {counts} counts "
+        f"need {counts + 1} edges, got {counts}). Run the analysis again."
     )
     assert Histogram(edges=(), counts=()).total == 0
 

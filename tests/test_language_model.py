@@ -614,7 +614,7 @@ def test_a_model_without_a_final_norm_is_refused_at_once(byte_level):
     module = nn.Module()
     module.model = nn.Module()
     module.model.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
-    module.get_output_embeddings = lambda: nn.Linear(4, 9)
+    module.get_input_embeddings = module.get_output_embeddings = lambda: nn.Linear(4, 9)
     module.config = json_config(num_hidden_layers=2)
     with pytest.raises(ModelError) as caught:
         HuggingFaceModel("odd", module, byte_level._tokenizer)
@@ -625,7 +625,7 @@ def test_a_model_without_a_final_norm_is_refused_at_once(byte_level):
 
 def test_a_model_that_is_no_stack_of_layers_is_refused(byte_level):
     module = nn.Linear(4, 9)
-    module.get_output_embeddings = lambda: module
+    module.get_input_embeddings = module.get_output_embeddings = lambda: module
     module.config = json_config(num_hidden_layers=5)
     with pytest.raises(ModelError) as caught:
         HuggingFaceModel("odd", module, byte_level._tokenizer)

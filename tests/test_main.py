@@ -4,16 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import D_MODEL, D_SAE, LAYERS, TEXTS, make_sae, topk_weights
+from conftest import D_MODEL, D_SAE, TEXTS, make_sae, topk_weights
 from pyarrow import parquet
 
 from sae_analysis import main as command_line
-from sae_analysis.artifacts import read_result, write_result
+from sae_analysis.artifacts import read_result
 from sae_analysis.feature_selection import GRAMMAR
 from sae_analysis.main import main
 
@@ -232,51 +231,6 @@ def test_help_names_every_default_and_no_absent_one(capsys):
 
 # --- what a user can get wrong -------------------------------------------------------------------------------------
 
-POSITIVE = "expected a whole number from 1, got"
-HELP = "(see sae-analysis real --help)"
-
-WRONG_ARGUMENTS = [
-    (["--seq-len", "0"], f"argument --seq-len: {POSITIVE} '0' {HELP}"),
-    (["--seq-len", "-5"], f"argument --seq-len: {POSITIVE} '-5' {HELP}"),
-    (["--batch-size", "2.5"], f"argument --batch-size: {POSITIVE} '2.5' {HELP}"),
-    (["--max-tokens", "0"], f"argument --max-tokens: {POSITIVE} '0' {HELP}"),
-    (["--max-examples", "none"], f"argument --max-examples: {POSITIVE} 'none' {HELP}"),
-    (["--max-examples", "9" * 13], f"argument --max-examples: {POSITIVE} '{'9' * 13}' {HELP}"),
-    (["--seed", "-1"], f"argument --seed: expected a whole number from 0, got '-1' {HELP}"),
-    (
-        ["--model", "x" * 256],
-        f"argument --model: expected a path or a name, got 256 characters of something else {HELP}",
-    ),
-    (["--norm-outliers", "1"], f"argument --norm-outliers: expected a number above 1, got '1' {HELP}"),
-    (["--norm-outliers", "nan"], f"argument --norm-outliers: expected a number above 1, got 'nan' {HELP}"),
-    (["--norm-outliers", "inf"], f"argument --norm-outliers: expected a number above 1, got 'inf' {HELP}"),
-    (["--norm-outliers", "x"], f"argument --norm-outliers: expected a number above 1, got 'x' {HELP}"),
-    (["--corpus"], f"argument --corpus: expected one argument {HELP}"),
-    (["--no-such-option"], "unrecognized arguments: --no-such-option (see sae-analysis --help)"),
-]
-
-
-@pytest.mark.parametrize(("extra", "message"), WRONG_ARGUMENTS)
-def test_a_wrong_argument_is_one_line(extra, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["real", *extra])
-    assert end.value.code == 2
-    assert capsys.readouterr() == ("", f"error: {message}\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "start"), [([], "the following arguments are required: MODE"), (["bogus"], "argument MODE")]
-)
-def test_a_missing_or_unknown_mode_is_one_line(arguments, start, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith(f"error: {start}")
-    assert printed.err.endswith(" (see sae-analysis --help)\n")
-    assert printed.err.count("\n") == 1
-
 
 def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -287,197 +241,9 @@ def broken_sae(folder, **weights):
     return make_sae(folder / "broken", topk_weights() | weights)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-100])
-    return path
-
-
-def cut_safetensors(folder):
-    from safetensors.torch import save_file
-
-    save_file(topk_weights(), folder / "cut.safetensors")
-    return cut(folder / "cut.safetensors")
-
-
-INNER = ", ".join(f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS))
-
-BAD_INPUT = {
-    "missing corpus": (
-        lambda t: {"corpus": t / "no.txt"},
-        "Corpus {corpus} does not exist: give a .txt, .jsonl, .json, .parquet file, a folder or a data set.",
-    ),
-    "folder without text": (
-        lambda t: {"corpus": make_folder(t / "empty")},
-        "Corpus folder {corpus} holds no .txt, .jsonl, .json, .parquet file: put text files into it.",
-    ),
-    "unknown type": (
-        lambda t: {"corpus": write(t / "a.docx", "x")},
-        "Corpus {corpus} has the type .docx: expected one of .txt, .jsonl, .json, .parquet.",
-    ),
-    "empty corpus": (
-        lambda t: {"corpus": write(t / "a.txt", "")},
-        "The corpus has 0 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
-    ),
-    "no documents": (
-        lambda t: {"corpus": write(t / "a.json", "[]")},
-        "The corpus has 0 tokens that count, in 0 documents: statistics need at least 16. Give more text.",
-    ),
-    "one word": (
-        lambda t: {"corpus": write(t / "a.txt", "ship")},
-        "The corpus has 3 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
-    ),
-    "too few tokens allowed": (
-        lambda _: {"max_tokens": 15},
-        "The corpus has 15 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
-    ),
-    "not UTF-8": (
-        lambda t: {"corpus": write(t / "a.txt", b"caf\xe9")},
-        "Corpus {corpus} is not UTF-8: byte 0xe9 at offset 3. Convert it, for instance with iconv.",
-    ),
-    "broken JSON line": (
-        lambda t: {"corpus": write(t / "a.jsonl", '{"text": "one"}\n{"text": two}')},
-        "Corpus {corpus} line 2 is not JSON: Expecting value. Mend or remove the line.",
-    ),
-    "no text field": (
-        lambda _: {"text_field": "body"},
-        "Corpus {corpus} line 1 has no text in field 'body': found fields text. Name it with --text-field.",
-    ),
-    "missing SAE": (
-        lambda t: {"sae": t / "no"},
-        "SAE {sae} does not exist: give a checkpoint file, the folder that holds it, or a hub name such as "
-        "owner/repository/folder.",
-    ),
-    "truncated SAE": (
-        lambda t: {"sae": cut_safetensors(t)},
-        "SAE {sae} is damaged or cut short: Error while deserializing header: incomplete metadata, file not fully "
-        "covered. Fetch it again.",
-    ),
-    "SAE that is no checkpoint": (
-        lambda t: {"sae": write(t / "ae.pt", "Not found")},
-        "SAE {sae} is not a plain file of tensors: it is damaged, or holds objects that only running its code could "
-        "restore, which is refused. Save its state_dict instead.",
-    ),
-    "SAE with NaN": (
-        lambda t: {"sae": broken_sae(t, b_dec=torch.full((D_MODEL,), torch.nan))},
-        "The SAE's b_dec holds values that are not finite: its file is damaged.",
-    ),
-    "wrong hook": (
-        lambda _: {"hook": "blocks.1.hook_resid_pst"},
-        "Hook 'blocks.1.hook_resid_pst' does not exist in {model}. Nearest: blocks.1.hook_resid_post, "
-        "blocks.2.hook_resid_post, blocks.0.hook_resid_post, blocks.1.hook_resid_pre.",
-    ),
-    "hook of another width": (
-        lambda _: {"hook": "blocks.1.mlp.hook_post"},
-        "The SAE reads 16-wide activations, but hook blocks.1.mlp.hook_post of {model} gives 40. Hooks that fit: "
-        "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_resid_mid, "
-        "blocks.0.mlp.hook_in, blocks.0.hook_mlp_out and 15 more.",
-    ),
-    "SAE of another width": (
-        lambda t: {"sae": wider_sae(t)},
-        "The SAE reads 40-wide activations, but hook blocks.1.hook_resid_post of {model} gives 16. Hooks that fit: "
-        f"{INNER}.",
-    ),
-    "SAE that does not fit": (
-        lambda t: {"sae": broken_sae(t, b_dec=torch.full((D_MODEL,), 100.0))},
-        "The SAE does not fit blocks.1.hook_resid_post of {model}: its explained variance is {variance}, and a mean "
-        "would reach 0. Check --hook, --bos and --model, or look at the results anyway with --allow-poor-fit.",
-    ),
-    "feature out of range": (
-        lambda _: {"features": "0,48"},
-        "Feature 48 does not exist: the SAE has features 0 to 47.",
-    ),
-    "too many features": (
-        lambda _: {"features": "random:49"},
-        "--features asks for 49 features: the SAE has 48. Ask for fewer.",
-    ),
-    "malformed features": (
-        lambda _: {"features": "0-5;7"},
-        f"--features '0-5;7' cannot be read at '0-5;7': expected {GRAMMAR}.",
-    ),
-    "empty range": (
-        lambda _: {"features": "9-3"},
-        "--features '9-3' has the empty range 9-3: write 3-9.",
-    ),
-    "window beyond the context": (
-        lambda _: {"seq_len": 129},
-        "--seq-len 129 is more than {model} was made for: give at most 128.",
-    ),
-    "window without a place": (
-        lambda _: {"seq_len": 1, "bos": "always"},
-        "--seq-len 1 leaves no token beside BOS: give at least 2.",
-    ),
-    "unknown dtype": (
-        lambda _: {"dtype": "int4"},
-        "--dtype int4 is not one of auto, float32, bfloat16, float16.",
-    ),
-}
-
-
 def make_folder(path):
     path.mkdir()
     return path
-
-
-def wider_sae(folder):
-    return broken_sae(
-        folder,
-        **{"encoder.weight": torch.ones(D_SAE, 40), "decoder.weight": torch.ones(40, D_SAE), "b_dec": torch.ones(40)},
-    )
-
-
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_line_and_harms_nothing(
-    *, case, typed, tmp_path, capfd, model_folder, fitting_sae_folder, corpus_file
-):
-    make, message = BAD_INPUT[case]
-    changes = make(tmp_path)
-    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
-    assert main(typed(**changes)) == 2
-    printed = capfd.readouterr()
-    given = {"model": model_folder, "sae": fitting_sae_folder, "corpus": corpus_file} | changes
-    variance = printed.err.partition("variance is ")[2].partition(",")[0]
-    assert printed == ("", f"error: {message.format(**given, variance=variance)}\n")
-    assert old.read_text() == "what an earlier run wrote"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["real.json"]
-
-
-def test_an_unknown_model_offline_is_one_line(typed, capfd):
-    assert main(typed(model="no-one/no-such-model")) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith("error: Model 'no-one/no-such-model' is no local folder, and no hub or cache could give it: ")
-    assert err.endswith(
-        ". Check the name and the connection, or give a folder with config.json, tokenizer and safetensors.\n"
-    )
-
-
-def test_a_model_with_missing_parameters_is_one_line_as_typed(typed, model_folder, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    folder = shutil.copytree(model_folder, tmp_path / "model")
-    weights = load_file(folder / "model.safetensors")
-    del weights["lm_head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    found = as_typed(typed(model=folder))
-    assert (found.returncode, found.stdout, found.stderr) == (
-        2,
-        "",
-        f"error: Model {folder} lacks 1 of its parameters (first: lm_head.weight): its weight file does not belong to "
-        "its config.json. Fetch it again.\n",
-    )
-
-
-def test_an_output_that_is_a_file_is_one_line(typed, tmp_path, capsys):
-    (path := tmp_path / "file").write_text("mine")
-    assert main(typed(output=path)) == 2
-    assert capsys.readouterr() == (
-        "",
-        f"error: Output folder {path} cannot be written to: File exists. Choose another with --output.\n",
-    )
-    assert path.read_text() == "mine"
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, capsys, monkeypatch):
@@ -765,137 +531,6 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, 
     assert names_in(tmp_path / "out") == []
 
 
-SEARCH_HELP = "(see sae-analysis synthetic --help)"
-
-WRONG_SEARCH_ARGUMENTS = [
-    (["--budget", "0"], f"argument --budget: {POSITIVE} '0'"),
-    (["--n-steps", "-1"], "argument --n-steps: expected a whole number from 0, got '-1'"),
-    (["--n-steps", "many"], "argument --n-steps: expected a whole number from 0, got 'many'"),
-    (["--seq-len", "0"], f"argument --seq-len: {POSITIVE} '0'"),
-    (["--batch-size", "0"], f"argument --batch-size: {POSITIVE} '0'"),
-    (["--learning-rate", "0"], "argument --learning-rate: expected a number above 0, got '0'"),
-    (["--learning-rate", "inf"], "argument --learning-rate: expected a number above 0, got 'inf'"),
-    (["--learning-rate", "fast"], "argument --learning-rate: expected a number above 0, got 'fast'"),
-    (["--fluency", "1.1"], "argument --fluency: expected a number from 0 to 1, got '1.1'"),
-    (["--fluency", "-0.1"], "argument --fluency: expected a number from 0 to 1, got '-0.1'"),
-    (["--fluency", "nan"], "argument --fluency: expected a number from 0 to 1, got 'nan'"),
-    (["--bos", "maybe"], "argument --bos: invalid choice: 'maybe' (choose from auto, always, never)"),
-    (["--real"], "argument --real: expected one argument"),
-    (
-        ["--corpus", "a.txt", "--real", "real.json"],
-        "argument --real: not allowed with argument --corpus",
-    ),
-]
-
-
-@pytest.mark.parametrize(("extra", "message"), WRONG_SEARCH_ARGUMENTS)
-def test_a_wrong_argument_of_a_search_is_one_line(extra, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["synthetic", *extra])
-    assert end.value.code == 2
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err.replace("'auto', 'always', 'never'", "auto, always, never")) == (
-        "",
-        f"error: {message} {SEARCH_HELP}\n",
-    )
-
-
-QUESTION = "--features top:N, top:N:max and dead:N ask what features do on text, and "
-ADVICE = ": give --corpus, or --real with a real.json of all features."
-
-BAD_SEARCH = {
-    "feature out of range": (
-        lambda _: {"features": "0,48"},
-        "Feature 48 does not exist: the SAE has features 0 to 47.",
-    ),
-    "too many features": (
-        lambda _: {"features": "random:49"},
-        "--features asks for 49 features: the SAE has 48. Ask for fewer.",
-    ),
-    "malformed features": (
-        lambda _: {"features": "0-5;7"},
-        f"--features '0-5;7' cannot be read at '0-5;7': expected {GRAMMAR}.",
-    ),
-    "features that only text can tell": (lambda _: {"features": "dead:3"}, f"{QUESTION}no text was read{ADVICE}"),
-    "features that this result cannot tell": (
-        lambda t: {"features": "top:3", "real": real_result(t)},
-        f"{QUESTION}the real result describes 1 of 48 features{ADVICE}",
-    ),
-    "sequence beyond the context": (
-        lambda _: {"seq_len": 129},
-        "--seq-len 129 is more than {model} was made for: give at most 128.",
-    ),
-    "sequence beyond the context with BOS": (
-        lambda _: {"seq_len": 128, "bos": "always"},
-        "--seq-len 128 is more than {model} was made for beside BOS: give at most 127.",
-    ),
-    "missing SAE": (
-        lambda t: {"sae": t / "no"},
-        "SAE {sae} does not exist: give a checkpoint file, the folder that holds it, or a hub name such as "
-        "owner/repository/folder.",
-    ),
-    "missing corpus": (
-        lambda t: {"corpus": t / "no.txt"},
-        "Corpus {corpus} does not exist: give a .txt, .jsonl, .json, .parquet file, a folder or a data set.",
-    ),
-    "empty corpus": (
-        lambda t: {"corpus": write(t / "a.txt", "")},
-        "The corpus has 0 tokens that count, in 1 documents: statistics need at least 16. Give more text.",
-    ),
-    "missing result": (
-        lambda t: {"real": t / "no.json"},
-        "Result {real} cannot be read: No such file or directory. Give a real.json.",
-    ),
-    "damaged result": (
-        lambda t: {"real": write(t / "real.json", '{"schema_version": 1, "prov')},
-        "Result {real} is not JSON: it is damaged or cut short. Run the analysis again.",
-    ),
-    "result of another model": (
-        lambda t: {"real": real_result(t, model="gpt2", model_sha256="0" * 64)},
-        "The real result is of another model: it was made with gpt2 (hash 000000000000), and the search is to run on "
-        "{model} (hash {model_hash}). Give a real.json of the same model, SAE and hook, or drop --real.",
-    ),
-    "result of another hook": (
-        lambda t: {"real": real_result(t), "hook": "blocks.0.hook_resid_post"},
-        "The real result is of another hook: it was made with blocks.1.hook_resid_post, and the search is to run on "
-        "blocks.0.hook_resid_post. Give a real.json of the same model, SAE and hook, or drop --real.",
-    ),
-    "a synthetic result": (
-        lambda t: {"real": real_result(t, analysis="synthetic")},
-        "A result of 'synthetic' was given as real text to begin with: give a real.json, or drop --real.",
-    ),
-    "unknown dtype": (
-        lambda _: {"dtype": "int4"},
-        "--dtype int4 is not one of auto, float32, bfloat16, float16.",
-    ),
-}
-
-
-def real_result(folder, **changes):
-    """Return a real.json of feature 5, made by the command that ``folder`` was prepared for, changed in its header."""
-    result = read_result(folder / "made" / "real.json")
-    write_result(replace(result, provenance=replace(result.provenance, **changes)), folder / "changed.json")
-    return folder / "changed.json"
-
-
-@pytest.mark.parametrize("case", BAD_SEARCH)
-def test_bad_input_of_a_search_is_one_line_and_harms_nothing(
-    *, case, searching, typed, tmp_path, capfd, model_folder, fitting_sae_folder
-):
-    assert main(typed(features="5", output=tmp_path / "made")) == 0
-    made = read_result(tmp_path / "made" / "real.json")
-    make, message = BAD_SEARCH[case]
-    changes = make(tmp_path)
-    old = write(make_folder(tmp_path / "out") / "synthetic.json", "what an earlier run wrote")
-    capfd.readouterr()
-    assert main(searching(**changes)) == 2
-    given = {"model": model_folder, "sae": fitting_sae_folder, "corpus": None, "real": None} | changes
-    given["model_hash"] = made.provenance.model_sha256[:12]
-    assert capfd.readouterr() == ("", f"error: {message.format(**given)}\n")
-    assert old.read_text() == "what an earlier run wrote"
-    assert names_in(tmp_path / "out") == ["synthetic.json"]
-
-
 def test_help_of_a_search_names_its_options_and_no_absent_default(capsys):
     with pytest.raises(SystemExit):
         main(["synthetic", "--help"])
@@ -970,21 +605,6 @@ def test_a_real_result_is_taken_instead_of_text_and_its_features_are_those(compa
     assert real.read_bytes() == before
 
 
-def test_results_of_another_subject_are_refused_and_nothing_is_written(comparing, tmp_path, capsys):
-    assert main(comparing()) == 0
-    out = tmp_path / "out"
-    other = json.loads((out / "synthetic.json").read_text())
-    other["provenance"]["sae_sha256"] = "0" * 64
-    (tmp_path / "other.json").write_text(json.dumps(other))
-    capsys.readouterr()
-    given = ["--real", str(out / "real.json"), "--synthetic", str(tmp_path / "other.json")]
-    assert main(["compare", *given, "--output", str(tmp_path / "again")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: The two results do not belong together: sae is ")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "again" / "comparison.json").exists()
-
-
 def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, capsys):
     assert main(comparing()) == 0
     out, again = tmp_path / "out", tmp_path / "again"
@@ -1022,29 +642,6 @@ def test_redraw_draws_beside_a_result_unless_told_otherwise(typed, tmp_path):
     assert main(["redraw", str(tmp_path / "out" / "real.json"), "--format", "svg", "--dpi", "50"]) == 0
     endings = [path.suffix for path in sorted((tmp_path / "out").iterdir()) if path.stem == "feature_4_real"]
     assert endings == [".png", ".svg"]
-
-
-def test_a_comparison_without_its_results_is_refused_and_nothing_drawn(comparing, tmp_path, capsys):
-    assert main(comparing(features="0")) == 0
-    (alone := tmp_path / "alone").mkdir()
-    (alone / "comparison.json").write_bytes((tmp_path / "out" / "comparison.json").read_bytes())
-    capsys.readouterr()
-    assert main(["redraw", str(alone / "comparison.json")]) == 2
-    error = capsys.readouterr().err
-    assert (
-        error == f"error: Result {alone / 'real.json'} cannot be read: No such file or directory. Give a real.json.\n"
-    )
-    assert names_in(alone) == ["comparison.json"]
-
-
-def test_a_comparison_is_no_analysis(comparing, tmp_path, capsys):
-    assert main(comparing(features="0")) == 0
-    path = tmp_path / "out" / "comparison.json"
-    capsys.readouterr()
-    assert main(["compare", "--real", str(path)]) == 2
-    assert capsys.readouterr().err == (
-        f"error: Result {path} is a comparison: give the real.json or synthetic.json that it was made of.\n"
-    )
 
 
 # --- export --------------------------------------------------------------------------------------------------------

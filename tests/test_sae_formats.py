@@ -646,29 +646,6 @@ def test_a_lone_tensor(tmp_path):
     assert refusal(path) == f"SAE {path} holds a Tensor: expected a state dict of tensors."
 
 
-CONTAINERS = {
-    "zip": lambda path: torch.save(topk_weights(), path),
-    "legacy": lambda path: path.write_bytes(legacy(topk_weights())),
-    "safetensors": lambda path: save_file(topk_weights(), path),
-    "npz": lambda path: np.savez(path, **{key: value.numpy() for key, value in topk_weights().items()}),
-}
-SUFFIX = {"zip": ".pt", "legacy": ".pt", "safetensors": ".safetensors", "npz": ".npz"}
-
-
-@pytest.mark.parametrize("container", CONTAINERS)
-@given(data=st.data())
-def test_no_damage_ends_in_another_error(tmp_path_factory, container, data):
-    path = tmp_path_factory.getbasetemp() / f"damaged{SUFFIX[container]}"
-    CONTAINERS[container](path)
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(0, 3))):
-        place = data.draw(st.integers(0, 1500) | st.integers(len(content) - 1500, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
-    path.write_bytes(content[: data.draw(st.none() | st.integers(0, len(content) - 1))])
-    with contextlib.suppress(SAEFormatError):
-        load_sae(path)
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -559,7 +559,8 @@ def test_seeds_are_the_ends_of_real_windows_up_to_the_peak(real):
 
 def test_seeds_begin_behind_special_tokens_and_leave_out_what_fires_downwards(real):
     stats = real.by_feature()[3]
-    first = replace(stats.examples[0], token_ids=(9, 1, 7, 8, 5), activations=(0, 0, 0, 2, 0), peak_position=3)
+    five = {"tokens": tuple("abcde"), "token_ids": (9, 1, 7, 8, 5), "activations": (0, 0, 0, 2, 0)}
+    first = replace(stats.examples[0], **five, peak_position=3)
     special = replace(first, token_ids=(9, 7, 8, 1, 5))
     downwards = replace(first, max_activation=-2.0)
     known = {3: replace(stats, examples=(first, first, special, downwards)), 4: replace(stats, examples=(downwards,))}

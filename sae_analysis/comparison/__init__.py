@@ -25,7 +25,7 @@ from sae_analysis.records import (
     TokenSpan,
 )
 
-__all__ = ["FLUENT", "Interval", "Tail", "compare", "compare_all", "compare_features", "fitted_tail"]
+__all__ = ["FLUENT", "Interval", "Tail", "check_common", "compare", "compare_all", "compare_features", "fitted_tail"]
 
 FLUENT = 6.0
 """Nats per token up to which a sequence counts as fluent."""
@@ -219,6 +219,19 @@ def _check(real: Provenance, synthetic: Provenance) -> None:
                 f"The two results do not belong together: {name.removesuffix('_sha256')} is {theirs} in the real one "
                 f"and {ours} in the synthetic one. Give results of the same model, SAE and hook."
             )
+
+
+def check_common(given: AnalysisResult, features: Sequence[int]) -> None:
+    """Refuse features of which a result describes none, before the other result is made of them.
+
+    Raises:
+        OutputError: they have none in common.
+    """
+    if not given.by_feature().keys() & set(features):
+        raise OutputError(
+            f"The {given.provenance.analysis} result describes {_listed(given.by_feature())}, and --features asks for "
+            f"{_listed(features)}: they have none in common. Give a result of these features, or drop --features."
+        )
 
 
 def _listed(features: Iterable[int]) -> str:

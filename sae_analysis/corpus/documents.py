@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -80,12 +81,16 @@ def read_documents(
             yield from _read_file(path, path.name, text_unit, text_field)
         return
     path = Path(corpus)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # in a folder that may not be looked into
+        raise _unreadable(path, error) from None
+    if is_folder:
         if not (files := _files(path)):
             raise CorpusError(f"Corpus folder {path} holds no {', '.join(SUFFIXES)} file: put text files into it.")
         for file in files:
             yield from _read_file(file, str(file.relative_to(path)), text_unit, text_field)
-    elif path.exists():
+    elif is_there:
         yield from _read_file(path, path.name, text_unit, text_field)
     elif path.suffix in SUFFIXES or path.is_absolute() or str(corpus).startswith("."):
         raise CorpusError(f"Corpus {path} does not exist: give a {', '.join(SUFFIXES)} file, a folder or a data set.")
@@ -103,6 +108,8 @@ def _read_file(path: Path, name: str, text_unit: TextUnit, text_field: str) -> I
     if path.suffix not in readers:
         raise CorpusError(f"Corpus {path} has the type {path.suffix or 'none'}: expected one of {', '.join(SUFFIXES)}.")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end, and cannot be read twice
+            raise CorpusError(f"Corpus {path} is no regular file: give a {', '.join(SUFFIXES)} file or a folder.")
         yield from readers[path.suffix]()
     except UnicodeDecodeError as error:
         raise CorpusError(
@@ -110,7 +117,11 @@ def _read_file(path: Path, name: str, text_unit: TextUnit, text_field: str) -> I
             "Convert it, for instance with iconv."
         ) from None
     except OSError as error:
-        raise CorpusError(f"Corpus {path} cannot be read: {error.strerror or error}. Check the file.") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> CorpusError:
+    return CorpusError(f"Corpus {path} cannot be read: {error.strerror or error}. Check the file.")
 
 
 def _read_text(path: Path, name: str, text_unit: TextUnit) -> Iterator[Document]:

@@ -21,7 +21,7 @@ def even(stats: FeatureStats, number: int) -> tuple[_Array, _Array]:
     A bin of ours counts towards each bar by the part of it that the bar covers, so heights are no whole numbers;
     their sum is.
     """
-    if stats.is_dead:
+    if not stats.histogram.total:
         return np.zeros(0), np.zeros(0)
     at, below = _cumulative(stats)
     edges = np.linspace(*span(stats), number + 1)
@@ -32,7 +32,7 @@ def even(stats: FeatureStats, number: int) -> tuple[_Array, _Array]:
 
 def percentiles(stats: FeatureStats, probabilities: Sequence[float]) -> list[float]:
     """Return the activation below which each share of the firings lies, within a bin of ours (9 %)."""
-    if stats.is_dead:
+    if not stats.histogram.total:
         return []
     at, below = _cumulative(stats)
     ranks = np.array(probabilities) * below[-1]

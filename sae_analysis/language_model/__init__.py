@@ -34,7 +34,11 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
         wanted = _DTYPES[dtype]
     else:
         raise ModelError(f"--dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
-    library = transformer_lens if not Path(name).is_dir() and transformer_lens.knows(name) else huggingface
+    try:
+        is_folder = Path(name).is_dir()
+    except OSError as error:  # in a folder that may not be looked into
+        raise ModelError(f"Model {name} cannot be read: {error.strerror}. Check the folder.") from None
+    library = transformer_lens if not is_folder and transformer_lens.knows(name) else huggingface
     with redirect_stdout(sys.stderr):  # TransformerLens 3 prints what it does; the caller's output is the caller's
         model = library.load(name)
         _move(model, device, wanted)
@@ -46,5 +50,7 @@ def _move(model: LanguageModel, device: str, dtype: torch.dtype | None) -> None:
         model.module.to(device)  # one thing at a time: TransformerLens 3 takes no more
         if dtype is not None:
             model.module.to(dtype)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device it cannot use
+        if model.device.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any for a device it cannot use
         raise ModelError(f"--device {device} cannot be used: {str(error).splitlines()[0]}. Try --device cpu.") from None

@@ -1,5 +1,6 @@
 """Causal language models of the ``transformers`` library, with TransformerLens names for their hooks."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class HuggingFaceModel(LanguageModel):
         """
         config = module.config.get_text_config()
         self.name, self.module = name, module.eval().requires_grad_(False)
-        self.tokens = TokenText(tokenizer)
+        self.tokens = TokenText(tokenizer, module.get_input_embeddings().weight.shape[0])
         self.d_model = config.hidden_size
         self.context_length = getattr(config, "max_position_embeddings", None)
         self.d_vocab = module.get_output_embeddings().weight.shape[0]
@@ -92,7 +93,7 @@ class HuggingFaceModel(LanguageModel):
 
 def _layer_stack(module: nn.Module, layers: int, name: str) -> tuple[str, nn.ModuleList]:
     for path, child in module.named_modules():
-        if isinstance(child, nn.ModuleList) and len(child) == layers:
+        if layers and isinstance(child, nn.ModuleList) and len(child) == layers:
             return path, child
     raise ModelError(f"{name} has no stack of {layers} layers that hooks could name: it is not supported.")
 
@@ -139,17 +140,21 @@ def load(name: str) -> HuggingFaceModel:
     Raises:
         ModelError: not found, not reachable, damaged, incomplete, or no causal language model.
     """
+    if Path(name).is_file():
+        raise ModelError(f"Model {name} is a file: give the folder with config.json, tokenizer and safetensors.")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as library_logging
 
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
     try:
-        offline = Path(name).is_dir() or not _is_on_hub(name)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto", output_loading_info=True, local_files_only=offline
-        )
+        with warnings.catch_warnings(action="ignore"):  # of torch, about a model that is refused in the end
+            offline = Path(name).is_dir() or not _is_on_hub(name)
+            # False, and not the library's None, which asks a person at the terminal whether a model's code may run.
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype="auto", output_loading_info=True, local_files_only=offline, trust_remote_code=False
+            )
     except Exception as error:  # the library raises OSError, ValueError, KeyError, SafetensorError … for bad input
         raise ModelError(_explain(name, error)) from error
     module, report = loaded

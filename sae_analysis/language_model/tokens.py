@@ -2,9 +2,12 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
+
+from sae_analysis.errors import ModelError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>\Z")
 _WORD_START = "▁"
@@ -18,9 +21,10 @@ class TokenText:
     fallback (Llama, Gemma), where words begin with ``▁`` and single bytes read ``<0x0A>``.
     """
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no public base
-        """Wrap ``tokenizer``."""
+    def __init__(self, tokenizer: Any, embedded: int | None = None) -> None:  # noqa: ANN401 - they share no base
+        """Wrap ``tokenizer``; ``embedded`` is the number of tokens that the model has embeddings for, if known."""
         self._tokenizer = tokenizer
+        self._embedded = sys.maxsize if embedded is None else embedded
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.eos_token_id: int | None = tokenizer.eos_token_id
         added = tokenizer.added_tokens_decoder
@@ -36,8 +40,19 @@ class TokenText:
         """Whether this tokenizer puts BOS in front of a text by itself."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, with no token added."""
-        return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        """Return the ids of each text, with no token added.
+
+        Raises:
+            ModelError: a token that the model has no embedding for. Only text can tell: many tokenizers have a few
+                such tokens, which none contains.
+        """
+        found = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        if (largest := max(map(max, filter(None, found)), default=0)) >= self._embedded:
+            raise ModelError(
+                f"The model's tokenizer gives token {largest}, but there are embeddings for {self._embedded} tokens: "
+                "the two do not belong together. Fetch the model's folder again."
+            )
+        return found
 
     def strings(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return one string a token; bytes that are no whole character read ``<0xE4>``."""

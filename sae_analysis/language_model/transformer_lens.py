@@ -40,7 +40,7 @@ class TransformerLensModel(LanguageModel):
         if module.tokenizer is None:
             raise ModelError(f"TransformerLens model {name} has no tokenizer, so no text can be analysed with it.")
         self.name, self.module = name, module.eval().requires_grad_(False)
-        self.tokens = TokenText(module.tokenizer)
+        self.tokens = TokenText(module.tokenizer, module.cfg.d_vocab)
         self.d_model, self.d_vocab = module.cfg.d_model, module.cfg.d_vocab
         self.context_length = module.cfg.n_ctx
         self.is_centred = (module.cfg.normalization_type or "").startswith("LN")

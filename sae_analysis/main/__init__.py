@@ -1,5 +1,6 @@
 """The command line: arguments in, library called, results written, one line per error."""
 
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0, 2 for what the user can mend, 130 for Ctrl-C, 141 where nobody reads the output any more.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, and then are shown by their bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:

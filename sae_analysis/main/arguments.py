@@ -16,6 +16,21 @@ _MOST_DIGITS = 12
 _LONGEST_FILE_NAME = 255
 """Bytes of a part of a path that file systems accept."""
 
+_LONGEST_SHOWN = 100
+"""Characters of a value that an error repeats."""
+
+_LONGEST_PATH = 4095
+"""Bytes of a whole path that Linux accepts."""
+
+_MOST_THREADS = 1024
+"""Beyond this many the system may refuse to start them, which ends the process without a word."""
+
+_MOST_DPI = 600
+"""Dots per inch of fine print; a page of many more would not fit into memory."""
+
+_FASTEST = 1e6
+"""Learning rate far beyond any use, and far below what float32 does not hold."""
+
 
 def print_error(message: str) -> None:
     """Print one line, whatever a library put into its message."""
@@ -59,10 +74,11 @@ def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
 def _add_place_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--hook",
+        type=name,
         help="where the SAE reads, e.g. blocks.9.hook_resid_post; auto tries every hook of its width on a few hundred "
         "tokens (default: what the SAE's configuration says, else auto)",
     )
-    group.add_argument("--hook-out", help="where a transcoder writes (default: like --hook)")
+    group.add_argument("--hook-out", type=name, help="where a transcoder writes (default: like --hook)")
     group.add_argument(
         "--center-residual",
         choices=("auto", "on", "off"),
@@ -80,11 +96,12 @@ def _add_place_options(group: argparse._ArgumentGroup) -> None:
 def add_machine_options(group: argparse._ArgumentGroup) -> None:
     """Add threads, device and number format."""
     group.add_argument(
-        "--threads", type=positive, help="processor threads (default: measured at the start, since more can be slower)"
+        "--threads", type=threads, help="processor threads (default: measured at the start, since more can be slower)"
     )
-    group.add_argument("--device", default="auto", help="torch device; auto takes CUDA where it is there")
+    group.add_argument("--device", type=name, default="auto", help="torch device; auto takes CUDA where it is there")
     group.add_argument(
         "--dtype",
+        type=name,
         default="auto",
         help="number format of the model: float32, bfloat16, float16; auto is float32 on a CPU",
     )
@@ -95,7 +112,9 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--text-unit", choices=("file", "blank-line"), default="file", help="what one document of a .txt file is"
     )
-    group.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    group.add_argument(
+        "--text-field", type=name, default="text", help="where JSON objects and parquet tables keep their text"
+    )
     group.add_argument("--max-tokens", type=positive, help="stop after that many tokens (default: the whole corpus)")
 
 
@@ -131,7 +150,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
 
 def add_drawing_options(group: argparse._ActionsContainer) -> None:
     """Add how pictures are drawn."""
-    group.add_argument("--dpi", type=positive, default=150, help="dots per inch of PNG pictures")
+    group.add_argument("--dpi", type=dots, default=150, help="dots per inch of PNG pictures")
     group.add_argument("--theme", choices=("light", "dark", "print"), default="light", help="colours; print is greys")
     group.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="what to draw beside PNG")
 
@@ -141,7 +160,12 @@ def add_drawing_options(group: argparse._ActionsContainer) -> None:
 
 def name(text: str) -> str:
     """Read a path or a name."""
-    if max(len(part.encode(errors="surrogateescape")) for part in text.split("/")) > _LONGEST_FILE_NAME:
+    if not text.strip():  # an unset variable in a script; taken for an option left out, it would mean the demo
+        raise argparse.ArgumentTypeError("expected a path or a name, got nothing")
+    if (
+        len(text.encode(errors="surrogateescape")) > _LONGEST_PATH
+        or max(len(part.encode(errors="surrogateescape")) for part in text.split("/")) > _LONGEST_FILE_NAME
+    ):
         raise argparse.ArgumentTypeError(f"expected a path or a name, got {len(text)} characters of something else")
     return text
 
@@ -153,14 +177,30 @@ def _is_whole(text: str) -> bool:
 def positive(text: str) -> int:
     """Read a whole number from 1."""
     if not _is_whole(text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{_shown(text)}'")
+    return int(text)
+
+
+def threads(text: str) -> int:
+    """Read a number of threads."""
+    return _up_to(text, _MOST_THREADS)
+
+
+def dots(text: str) -> int:
+    """Read dots per inch."""
+    return _up_to(text, _MOST_DPI)
+
+
+def _up_to(text: str, most: int) -> int:
+    if not _is_whole(text) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most:,}, got '{_shown(text)}'")
     return int(text)
 
 
 def count(text: str) -> int:
     """Read a whole number from 0."""
     if not _is_whole(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got '{_shown(text)}'")
     return int(text)
 
 
@@ -183,8 +223,8 @@ def shard(text: str) -> str:
 
 
 def rate(text: str) -> float:
-    """Read a number above 0."""
-    return _number(text, "a number above 0", lambda value: 0 < value < float("inf"))
+    """Read a learning rate."""
+    return _number(text, f"a number above 0, at most {_FASTEST:,.0f}", lambda value: 0 < value <= _FASTEST)
 
 
 def portion(text: str) -> float:
@@ -198,5 +238,10 @@ def _number(text: str, expected: str, is_right: Callable[[float], bool]) -> floa
     except ValueError:
         value = float("nan")
     if not is_right(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{_shown(text)}'")
     return value
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of a text, if it is a long one."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

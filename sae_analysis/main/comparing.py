@@ -103,16 +103,24 @@ def _make(
     does: "AnalysisResult | None", could: "AnalysisResult | None", options: argparse.Namespace
 ) -> tuple["AnalysisResult", "AnalysisResult"]:
     """Run the analyses that are missing, with pictures."""
+    from sae_analysis.comparison import check_common
     from sae_analysis.corpus import Corpus
     from sae_analysis.demo import default_corpus
     from sae_analysis.feature_selection import parse_features
+    from sae_analysis.synth_activations import check_origin
 
     given = does or could
-    corpus, selection = None, parse_features(options.features or (_listed(given) if given else _FEATURES))
+    asked = options.features
+    if asked is None:
+        asked = _listed(given) if given else _FEATURES
+    corpus, selection = None, parse_features(asked)
     if does is None:
         source = options.corpus or default_corpus()
         corpus = Corpus(source=source, text_unit=options.text_unit, text_field=options.text_field)
     site = open_site(options, corpus)
+    if given:  # before the missing one takes its time and is written over an earlier one
+        check_common(given, selection.before_data(site.sae.dict_size, options.seed))
+        check_origin(given, site, "synthetic" if does is None else "real")
     if corpus is not None:
         reported = {"firings": options.firings, "max_examples": options.max_examples}
         does, selection = synthetic.scan(

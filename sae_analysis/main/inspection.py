@@ -27,7 +27,9 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--corpus", type=name, help="text to try it on (default: six short texts of our own)")
     parser.add_argument("--text-unit", choices=("file", "blank-line"), default="file", help=argparse.SUPPRESS)
-    parser.add_argument("--text-field", default="text", help="where JSON objects and parquet tables keep their text")
+    parser.add_argument(
+        "--text-field", type=name, default="text", help="where JSON objects and parquet tables keep their text"
+    )
     add_machine_options(parser.add_argument_group("machine"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--verbose", action="store_true", help="say more about what happens")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, positive
+from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, threads
 from sae_analysis.main.running import drawing_of, print_files
 from sae_analysis.main.screen import page_bar
 
@@ -27,7 +27,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         "results", nargs="+", type=name, metavar="FILE", help="real.json, synthetic.json, comparison.json"
     )
     parser.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
-    parser.add_argument("--threads", type=positive, help="processes (default: one for each core)")
+    parser.add_argument("--threads", type=threads, help="processes (default: one for each core)")
     parser.add_argument("--verbose", action="store_true", help="say more about what happens")
     add_drawing_options(parser)
 
@@ -49,11 +49,22 @@ def run(options: argparse.Namespace) -> int:
 
 def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path, drawing: "Drawing") -> list[Path]:
     from sae_analysis.artifacts import read_result
+    from sae_analysis.errors import OutputError
     from sae_analysis.records import ComparisonResult
     from sae_analysis.visualizer import visualize_comparison, visualize_features
 
     with page_bar() as advance:
         if isinstance(result, ComparisonResult):
             real, synthetic = (read_result(path.parent / f"{kind}.json") for kind in ("real", "synthetic"))
+            lost = [
+                one.feature_idx
+                for one in result.features
+                if one.feature_idx not in real.by_feature() or one.feature_idx not in synthetic.by_feature()
+            ]
+            if lost:
+                raise OutputError(
+                    f"Result {path} compares feature {lost[0]}, which the real.json and synthetic.json beside it do "
+                    "not both describe: put those beside it that it was made of."
+                )
             return visualize_comparison(result.features, real, synthetic, folder, drawing=drawing, progress=advance)
         return visualize_features(result, folder, result.provenance.analysis, drawing=drawing, progress=advance)

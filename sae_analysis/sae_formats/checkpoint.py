@@ -6,11 +6,13 @@ larger than the file that claims to hold it.
 
 import hashlib
 import json
+import os
 import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -115,6 +117,8 @@ class Checkpoint:
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         return path
+    if path.exists() and not path.is_dir():
+        raise SAEFormatError(f"SAE {path} is no regular file: give a checkpoint file or the folder that holds it.")
     if not path.is_dir():
         raise SAEFormatError(
             f"SAE {path} does not exist: give a checkpoint file, the folder that holds it, or a hub name such as "
@@ -199,9 +203,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path, size: int) -> dict[str, Tensor]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_expansion(path, archive, size)
-        with np.load(path, allow_pickle=False) as arrays:
+        with _Bounded(path.open("rb", buffering=0)) as file, warnings.catch_warnings(action="ignore"):
+            with zipfile.ZipFile(file) as archive:
+                _check_expansion(path, archive, size)
+            file.seek(0)
+            arrays = np.load(file, allow_pickle=False)
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     except SAEFormatError:
         raise
@@ -209,8 +215,18 @@ def _read_npz(path: Path, size: int) -> dict[str, Tensor]:
         raise _damaged(path, str(error)) from None
 
 
+class _Bounded(BufferedReader):
+    """A file of which no more is asked than there is: Python makes room for all that a damaged length asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most what is left."""
+        if size is not None and size > _SMALL:
+            size = min(size, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(size)
+
+
 def _read_pickle(path: Path, size: int) -> dict[str, Any]:
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+    with _Bounded(path.open("rb", buffering=0)) as file, warnings.catch_warnings(action="ignore"):
         try:
             _check_pickle(path, file, size)
             loaded = torch.load(file, map_location="cpu", weights_only=True)

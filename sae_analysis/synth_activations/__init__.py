@@ -23,7 +23,7 @@ from sae_analysis.subject import AnyModel, AnySAE, open_subject
 from sae_analysis.synth_activations.atlas import Atlas, atlas_groups, make_atlas
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Scores
 from sae_analysis.synth_activations.planning import Plan, SynthSettings, plan
-from sae_analysis.synth_activations.real_windows import RealResult
+from sae_analysis.synth_activations.real_windows import RealResult, check_origin
 from sae_analysis.synth_activations.report import Reporter
 from sae_analysis.synth_activations.scoring import Reader
 from sae_analysis.synth_activations.search import Found, Search, Searched, SearchSettings
@@ -44,6 +44,7 @@ __all__ = [
     "Searcher",
     "SynthSettings",
     "Vocabulary",
+    "check_origin",
     "generate_synthetic_maximizers",
     "plan",
     "synthesize",

@@ -8,7 +8,13 @@ from sae_analysis.provenance import fingerprint
 from sae_analysis.reconstruction import BosPolicy, Site
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST
-from sae_analysis.synth_activations.real_windows import RealResult, Seeds, check_origin, real_windows
+from sae_analysis.synth_activations.real_windows import (
+    RealResult,
+    Seeds,
+    check_origin,
+    check_vocabulary,
+    real_windows,
+)
 from sae_analysis.synth_activations.search import SearchSettings
 
 EVALUATIONS_PER_TOKEN = 1_600
@@ -100,6 +106,7 @@ def plan(site: Site, selection: FeatureSelection, settings: SynthSettings, real:
     features = _features(site, selection, settings.seed, real)
     special = site.model.tokens.special_token_ids
     seeds = real_windows(real, features, settings.seq_len, special) if real else {}
+    check_vocabulary(seeds, site)
     starts = range(0, len(features), settings.batch_size)
     return Plan(
         batches=tuple(features[begin : begin + settings.batch_size] for begin in starts),

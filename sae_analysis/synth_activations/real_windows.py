@@ -35,21 +35,37 @@ def _end(example: ActivationExample, seq_len: int, special: frozenset[int]) -> t
     return ids[begin:][-seq_len:]
 
 
-def check_origin(real: AnalysisResult, site: Site) -> None:
-    """Refuse an analysis of another kind, model, SAE or place.
+def check_vocabulary(seeds: Seeds, site: Site) -> None:
+    """Refuse tokens that the model does not have.
+
+    Raises:
+        OutputError: there is one.
+    """
+    for token in (token for windows in seeds.values() for window in windows for token in window):
+        if not 0 <= token < site.model.d_vocab:
+            raise OutputError(
+                f"The real result has token {token}, and {site.model.name} has tokens 0 to {site.model.d_vocab - 1}: "
+                "it is damaged. Run the analysis again."
+            )
+
+
+def check_origin(result: AnalysisResult, site: Site, wanted: str = "real") -> None:
+    """Refuse an analysis of another kind than ``real`` or ``synthetic``, or of another model, SAE or place.
 
     Raises:
         OutputError: it is of another kind, or was made with something else.
     """
-    run = real.provenance
-    if run.analysis != "real":
+    run = result.provenance
+    if run.analysis != wanted:
+        meant = "real text to begin with" if wanted == "real" else "a search"
         raise OutputError(
-            f"A result of '{run.analysis}' was given as real text to begin with: give a real.json, or drop --real."
+            f"A result of '{run.analysis}' was given as {meant}: give a {wanted}.json, or drop --{wanted}."
         )
     for what, theirs, ours in _differences(run, site):
         raise OutputError(
-            f"The real result is of another {what}: it was made with {theirs}, and the search is to run on {ours}. "
-            "Give a real.json of the same model, SAE and hook, or drop --real."
+            f"The {wanted} result is of another {what}: it was made with {theirs}, and the "
+            f"{'search' if wanted == 'real' else 'reading'} is to run on {ours}. "
+            f"Give a {wanted}.json of the same model, SAE and hook, or drop --{wanted}."
         )
 
 
