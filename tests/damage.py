@@ -41,6 +41,7 @@ from sae_analysis.corpus import Corpus
 from sae_analysis.exports import FORMATS, export
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.inspection import describe, inspect_sae
+from sae_analysis.parts import Part, Storage
 from sae_analysis.records import ComparisonResult
 from sae_analysis.sae_formats import load_sae
 
@@ -200,6 +201,13 @@ def _npz() -> list[bytes]:
     return found
 
 
+def _part() -> list[bytes]:
+    arrays = {"chunks": np.arange(3), "names": np.array(["Über", "你好"]), "values": np.ones((4, 5), np.float32)}
+    with TemporaryDirectory() as folder:
+        Storage(folder).write("a.part", Part(header={"fingerprint": "f" * 64}, arrays=arrays))
+        return [(Path(folder) / "a.part").read_bytes()]
+
+
 def _parquet() -> list[bytes]:
     import pyarrow as pa
     from pyarrow import parquet
@@ -300,6 +308,11 @@ def _read_result(path: Path) -> object:
     return [export(result, form, folder) for form in forms]
 
 
+def _read_part(path: Path) -> object:
+    storage = Storage(path.parent)
+    return storage.header(path.name), storage.read(path.name)
+
+
 def _read_features(path: Path) -> object:
     return parse_features(path.read_bytes().decode("utf-8", "surrogateescape")).before_data(1000, 0)
 
@@ -346,6 +359,7 @@ READERS = {
     "corpus-jsonl": Reader(file_name="a.jsonl", whole=_json_lines, read=_read_corpus, damage=(of_lines, of_bytes)),
     "corpus-json": Reader(file_name="a.json", whole=_json_list, read=_read_corpus, damage=(of_json, of_text, of_bytes)),
     "corpus-parquet": Reader(file_name="a.parquet", whole=_parquet, read=_read_corpus, damage=(of_bytes,)),
+    "part": Reader(file_name="real.part", whole=_part, read=_read_part, damage=(of_bytes,)),
     "features": Reader(file_name="features", whole=_features, read=_read_features, damage=(of_text, of_bytes)),
     "results": Reader(
         file_name="real.json", whole=_results, read=_read_result, damage=(of_json, of_json, of_text, of_bytes)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.parts import Storage
     from sae_analysis.real_activations import Collected, Plan, TextRead
 
+_FINISHED = {"fingerprint": str, "shards": list, "count": int, "corpus_sha256": str, "truncated": bool, "asked": dict}
+"""What the header of a finished part says."""
+
 Headers = Sequence[tuple[str, Mapping[str, Any]]]
 """Where each part lies, and its header."""
 
@@ -88,6 +91,13 @@ def _check(headers: Headers, *, is_partial: bool) -> None:
     """
     from sae_analysis.errors import OutputError
 
+    for place, header in headers:
+        if not (
+            _FINISHED.keys() <= header.keys() and all(isinstance(header[key], kind) for key, kind in _FINISHED.items())
+        ):
+            raise OutputError(
+                f"Part {place} is of a run that has not ended: let real --shard finish, and give the real.part it writes."
+            )
     (first, header), *others = headers
     for place, other in others:
         for key, means in (

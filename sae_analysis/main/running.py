@@ -64,8 +64,8 @@ def model_loader(options: argparse.Namespace) -> "Callable[[], LanguageModel]":
     from sae_analysis.language_model import load_model
 
     name = options.model or str(default_model_folder(say))
-    if Path(name).is_dir():
-        name = str(Path(name).resolve())
+    if os.path.isdir(name):  # noqa: PTH112 - says no where nothing may be looked at; loading says more
+        name = os.path.abspath(name)  # noqa: PTH100 - as above; a worker may stand in another folder
     return partial(load_model, name, dtype=options.dtype, device=options.device)
 
 
