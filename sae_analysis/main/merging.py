@@ -92,11 +92,10 @@ def _check(headers: Headers, *, is_partial: bool) -> None:
     from sae_analysis.errors import OutputError
 
     for place, header in headers:
-        if not (
-            _FINISHED.keys() <= header.keys() and all(isinstance(header[key], kind) for key, kind in _FINISHED.items())
-        ):
+        if not all(isinstance(header.get(key), kind) for key, kind in _FINISHED.items()):
             raise OutputError(
-                f"Part {place} is of a run that has not ended: let real --shard finish, and give the real.part it writes."
+                f"Part {place} is of a run that has not ended: let real --shard finish, and give the real.part that "
+                "it writes."
             )
     (first, header), *others = headers
     for place, other in others:
