@@ -91,7 +91,7 @@ def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, 
     assert printed.out.splitlines() == [
         f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
         f"{D_SAE} features",
-        f"Model:    {model_folder}, float32 on cpu",
+        f"Model:    {model_folder}, float32 on cpu, 1 thread",
         "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
         f"Corpus:   {result.provenance.corpus}: 24 documents, {fit.window_count} windows",
         f"Tokens:   {fit.token_count:,} counted; not counted: {fit.excluded['padding']:,} padding",

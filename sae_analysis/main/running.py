@@ -71,9 +71,11 @@ def model_loader(options: argparse.Namespace) -> "Callable[[], LanguageModel]":
 
 def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:
     """Return the rows of a report that say what was analysed."""
+    threads = run.options.get("threads")
+    with_threads = f", {threads} thread{'' if threads == '1' else 's'}" if threads else ""
     return {
         "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {d_sae:,} features",
-        "Model": f"{run.model}, {run.dtype} on {run.device}",
+        "Model": f"{run.model}, {run.dtype} on {run.device}{with_threads}",
         "Hook": f"{run.place} ({run.hook_reason})",
     }
 
