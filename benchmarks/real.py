@@ -238,9 +238,10 @@ def limit(subject: Subject, features: str) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], threads: int) -> str:
     """Return a table for each case, medians over rounds."""
     said = [
-        f"Unless a model is named: shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights. {TOKENS:,} tokens; "
-        f"{threads} threads, float32; medians over rounds, with the lowest and the highest. Of ours, *reading* is the "
-        "pass over the text, and the rest the report (logit effects, nearest features, examples as text)."
+        "Unless a model is named, shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights. "
+        f"{TOKENS:,} tokens; {threads} threads, float32; medians over rounds, with the lowest and the highest. Of "
+        "ours, *reading* is the pass over the text, and the rest the report (logit effects, nearest features, examples "
+        "as text)."
     ]
     for case in dict.fromkeys(row["case"] for row in rows):
         of_case = [row for row in rows if row["case"] == case]
