@@ -8,6 +8,11 @@ measurement is a process of its own, and rounds go through all contenders, so th
 alike. Loading is not counted. Finished measurements are kept in the results file; ``--write`` puts the table into
 docs/benchmarks.md.
 
+    python benchmarks/real.py --cases demo-128 given-128 --model FOLDER --sae FOLDER --corpus FILE
+
+Cases ``demo-…`` read as many tokens with the demo's model and SAE, ``given-…`` with those that are given. Opponents are
+left out there: they read neither these models' files nor these SAEs' format.
+
 The limit is the model's forward pass to the hook, the encoder's product in float32 and one top-k (or one comparison
 with the thresholds), each with nothing around it and in the best of a few batch sizes; where few features are asked
 for of an SAE whose features do not depend on each other, the product with these alone.
@@ -24,12 +29,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import real_subject
 import torch
 from synthetic_table import put_between
+
+if TYPE_CHECKING:
+    from sae_analysis.corpus import TokenBatch, TokenStream
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 CASES = (
@@ -42,30 +50,65 @@ CASES = (
     "topk-65536-128",
     "topk-65536-all",
 )
+BUILT = ("topk", "jumprelu")
+"""How cases of the shape of gelu-1l begin."""
+OTHERS = tuple(f"{which}-{features}" for which in ("demo", "given") for features in ("16", "128", "all"))
 OURS, DENSE, LIMIT = "ours", "ours, dense", "limit"
 OPPONENTS = ("SAEDashboard", "dense loop")
 SUBJECT = Path(tempfile.gettempdir()) / "sae-analysis-benchmark"
 BATCHES = (8, 16, 32)
 FIT_TOKENS = 4096
 """Tokens on which all features are measured where few are asked for: others measure none."""
+TOKENS = real_subject.CONTEXTS * real_subject.LENGTH
+
+
+class Subject(NamedTuple):
+    """What a case is measured on, as the library loads it."""
+
+    model: str
+    sae: Path
+    corpus: Path
+
+
+def built(folder: Path, sae: Path) -> Subject:
+    """Return the shape of gelu-1l with an SAE of it."""
+    return Subject("gelu-1l", sae, folder / "text.jsonl")
+
+
+def subject_of(case: str, options: argparse.Namespace) -> Subject:
+    """Return what a case is measured on."""
+    from sae_analysis import demo
+
+    which = case.split("-", maxsplit=1)[0]
+    if which in BUILT:
+        return built(options.subject, options.subject / case.rpartition("-")[0])
+    if which == "demo":
+        return Subject(str(demo.default_model_folder()), demo.default_sae_path(), demo.default_corpus_folder())
+    return Subject(options.model, options.sae, options.corpus)
 
 
 def measure(contender: str, case: str, options: argparse.Namespace) -> dict[str, float]:
     """Run a contender once, in a process of its own."""
-    rule, width, features = case.split("-")
-    sae = options.subject / f"{rule}-{width}"
     if contender in OPPONENTS:
+        rule, width, features = case.split("-")
+        sae = options.subject / f"{rule}-{width}"
         script = Path(__file__).with_name("real_opponents.py")
         command = [options.opponents, script, contender, options.subject, sae, features, options.threads]
     else:
         command = [sys.executable, __file__, "--child", contender, case, *_shared(options)]
-    environment = os.environ | {"HF_HOME": str(options.subject), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | _hub(options.subject) if case.startswith(BUILT) else None
     printed = subprocess.check_output(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL, text=True)
     return json.loads(printed.splitlines()[-1])
 
 
 def _shared(options: argparse.Namespace) -> list[str]:
-    return ["--subject", str(options.subject), "--threads", str(options.threads)]
+    given = {"--model": options.model, "--sae": options.sae, "--corpus": options.corpus}
+    named = [str(part) for name, value in given.items() if value for part in (name, value)]
+    return ["--subject", str(options.subject), "--threads", str(options.threads), *named]
+
+
+def _hub(folder: Path) -> dict[str, str]:
+    return {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
 
 
 # --- in a process of its own ---------------------------------------------------------------------------------------
@@ -76,18 +119,17 @@ def child(contender: str, case: str, options: argparse.Namespace) -> None:
     from sae_analysis.machine import prepare
 
     prepare(options.threads)
-    rule, width, features = case.split("-")
+    subject, features = subject_of(case, options), case.rsplit("-", maxsplit=1)[-1]
     if contender == LIMIT:
-        found = limit(case, options.subject)
+        found = limit(subject, features)
     else:
-        encoder = "dense" if contender == DENSE else "auto"
-        found = ours(options.subject, options.subject / f"{rule}-{width}", features, encoder=encoder)
+        found = ours(subject, features, encoder="dense" if contender == DENSE else "auto")
     found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(found))
 
 
 def ours(
-    subject: Path, sae: Path, features: str, *, encoder: Literal["auto", "dense"] = "auto", tokens: int | None = None
+    subject: Subject, features: str, *, encoder: Literal["auto", "dense"] = "auto", tokens: int = TOKENS
 ) -> dict[str, Any]:
     """Run the analysis as the library runs it: from text to the statistics of every feature asked for.
 
@@ -102,10 +144,10 @@ def ours(
     from sae_analysis.records import AnalysisResult
     from sae_analysis.sae_formats import load_sae
 
-    site = attach(load_sae(sae), load_model("gelu-1l", device="cpu"), None)
-    corpus = Corpus(source=subject / "text.jsonl")
+    site = attach(load_sae(subject.sae), load_model(subject.model, device="cpu"), None)
+    corpus = Corpus(source=subject.corpus)
 
-    def run(spec: str, tokens: int | None, table: FeatureTable | None = None) -> tuple[float, AnalysisResult]:
+    def run(spec: str, tokens: int, table: FeatureTable | None = None) -> tuple[float, AnalysisResult]:
         settings = RealSettings(
             windowing=Windowing(seq_len=real_subject.LENGTH, max_tokens=tokens),
             dictionary_tokens=FIT_TOKENS,
@@ -132,50 +174,62 @@ def ours(
     else:
         reading, result = run(f"random:{features}", tokens)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "reading": reading, "encoder": result.provenance.options["encoder"]}
+    return {
+        "seconds": seconds,
+        "reading": reading,
+        "encoder": result.provenance.options["encoder"],
+        "tokens": result.fit.token_count if result.fit else 0,
+        "width": site.sae.dict_size,
+        "about": f"{Path(subject.model).name}, {site.sae.rule_name}",
+    }
 
 
-def limit(case: str, subject: Path) -> dict[str, Any]:
+def limit(subject: Subject, features: str) -> dict[str, Any]:
     """Return the seconds of the bare forward pass, product and selection, all tokens at the best batch size."""
+    from sae_analysis.corpus import Corpus, TokenStream, Windowing
     from sae_analysis.language_model import load_model
+    from sae_analysis.reconstruction import attach
     from sae_analysis.sae_formats import load_sae
 
-    rule, width, features = case.split("-")
-    model = load_model("gelu-1l", device="cpu")
-    sae = load_sae(subject / f"{rule}-{width}")
-    ids = torch.from_numpy(np.load(subject / "tokens.npy"))
-    few = int(features) if features != "all" and rule != "topk" else sae.dict_size
+    site = attach(load_sae(subject.sae), load_model(subject.model, device="cpu"), None)
+    sae, corpus = site.sae, Corpus(source=subject.corpus)
+    few = int(features) if features != "all" and sae.k is None else sae.dict_size
     weights, bias = sae.encoder_weights[:, :few].contiguous(), torch.zeros(few)
 
-    def seconds_of(work: Callable[[int, int], Any], batch: int) -> float:
-        work(0, batch)
+    def seconds_of(work: Callable[[Any], object], batches: Iterable[Any]) -> float:
+        first, *rest = batches
+        work(first)
         begin = time.perf_counter()
-        for start in range(0, len(ids), batch):
-            work(start, batch)
+        for batch in (first, *rest):
+            work(batch)
         return time.perf_counter() - begin
 
+    def stream(size: int) -> "TokenStream":
+        windowing = Windowing(seq_len=real_subject.LENGTH, batch_size=size, max_tokens=TOKENS)
+        return TokenStream(corpus, site.model.tokens, windowing, prepend_bos=site.prepend_bos)
+
+    def forward(batch: "TokenBatch") -> torch.Tensor:
+        return site.model.activations(batch.ids, site.hook)
+
+    def product(x: torch.Tensor) -> None:
+        torch.addmm(bias, x, weights, out=out[: len(x)])
+
+    def select(x: torch.Tensor) -> object:
+        values = out[: len(x)]
+        return (values > 1.0).any() if sae.k is None else values.topk(sae.k, dim=1)
+
+    tried: dict[str, list[float]] = {"forward": [], "product": [], "selection": []}
     with torch.inference_mode():
-        x = torch.cat([model.activations(part, real_subject.HOOK)[:, 1:] for part in ids.split(16)])
-
-        def forward(start: int, batch: int) -> None:
-            model.activations(ids[start : start + batch], real_subject.HOOK)
-
-        def product(start: int, batch: int) -> None:
-            torch.addmm(bias, x[start : start + batch].flatten(0, 1), weights, out=out[: batch * x.shape[1]])
-
-        def select(_start: int, batch: int) -> object:
-            values = out[: batch * x.shape[1]]
-            return values.topk(real_subject.K, dim=1) if rule == "topk" else (values > 1.0).any()
-
-        parts = {}
-        works: dict[str, Callable[[int, int], object]] = {"forward": forward, "product": product, "selection": select}
-        for name, work in works.items():
-            tried = []
-            for batch in BATCHES:
-                out = torch.zeros(batch * x.shape[1], few)
-                tried.append(seconds_of(work, batch))
-            parts[name] = min(tried)
-    return {"seconds": sum(parts.values()), **parts}
+        kept = [forward(one)[:, one.bos_columns :][torch.from_numpy(one.windows.keep)] for one in stream(16)]
+        x = torch.cat(kept)
+        for size in BATCHES:
+            parts = x.split(size * real_subject.LENGTH)
+            out = torch.zeros(len(parts[0]), few)
+            tried["forward"].append(seconds_of(forward, stream(size)))
+            tried["product"].append(seconds_of(product, parts))
+            tried["selection"].append(seconds_of(select, parts))
+    best = {name: min(seconds) for name, seconds in tried.items()}
+    return {"seconds": sum(best.values()), **best, "tokens": len(x)}
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -183,23 +237,31 @@ def limit(case: str, subject: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], threads: int) -> str:
     """Return a table for each case, medians over rounds."""
-    tokens = real_subject.CONTEXTS * real_subject.LENGTH
     said = [
-        f"Shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights; {tokens:,} tokens; "
-        f"{threads} threads, float32; medians over rounds, with the lowest and the highest. Of ours, *reading* is the "
-        "pass over the text, and the rest the report (logit effects, nearest features, examples as text)."
+        "Unless a model is named, shape of gelu-1l (d_model 512, one block, vocabulary 48,262), random weights. "
+        f"{TOKENS:,} tokens; {threads} threads, float32; medians over rounds, with the lowest and the highest. Of "
+        "ours, *reading* is the pass over the text, and the rest the report (logit effects, nearest features, examples "
+        "as text)."
     ]
     for case in dict.fromkeys(row["case"] for row in rows):
-        rule, width, features = case.split("-")
         of_case = [row for row in rows if row["case"] == case]
-        number = int(width) if features == "all" else int(features)
-        name = f"TopK(k={real_subject.K})" if rule == "topk" else "JumpReLU"
+        tokens, name, width = TOKENS, *_about(case, of_case)
+        features = case.split("-")[-1]
+        number = width if features == "all" else int(features)
         rounds = max(row["round"] for row in of_case) + 1
         times = f"{rounds} rounds" if rounds > 1 else "one round"
-        said += ["", f"**{name}, {int(width):,} features, {features} asked for** ({times})", ""]
+        said += ["", f"**{name}, {width:,} features, {features} asked for** ({times})", ""]
         said += ["| | seconds | tokens/s | feature-tokens/s | peak MiB | against ours |", "|---|---|---|---|---|---|"]
         said += _case_rows(of_case, tokens, number)
     return "\n".join(said)
+
+
+def _about(case: str, rows: list[dict[str, Any]]) -> tuple[str, int]:
+    """Return what a case is called, and how many features there are."""
+    if not case.startswith(BUILT):
+        return next((row["about"], row["width"]) for row in rows if "about" in row)
+    rule, width, _ = case.split("-")
+    return f"TopK(k={real_subject.K})" if rule == "topk" else "JumpReLU", int(width)
 
 
 def _case_rows(rows: list[dict[str, Any]], tokens: int, number: int) -> Iterator[str]:
@@ -233,16 +295,18 @@ def main() -> None:
         return
     done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
     if not options.report:
-        parts = (case.split("-") for case in options.cases)
-        prepare_subject(options.subject, ((rule, int(width), real_subject.K) for rule, width, _ in parts))
+        parts = (case.split("-") for case in options.cases if case.startswith(BUILT))
+        if saes := [(rule, int(width), real_subject.K) for rule, width, _ in parts]:
+            prepare_subject(options.subject, saes)
         known = {(row["case"], row["contender"], row["round"]) for row in done}
         contenders = options.contenders or (OURS, DENSE, *(OPPONENTS if options.opponents else ()), LIMIT)
         with options.results.open("a") as results:
             for number in range(options.rounds):
                 for case in options.cases:
                     for contender in contenders:
-                        is_long = case.endswith("all") and contender in OPPONENTS  # hours: it reads the text 64 times
-                        if (case, contender, number) in known or is_long:
+                        # All features take them hours, since they read the text 64 times.
+                        is_out = contender in OPPONENTS and (case.endswith("all") or not case.startswith(BUILT))
+                        if (case, contender, number) in known or is_out:
                             continue
                         found = measure(contender, case, options)
                         done.append({"case": case, "contender": contender, "round": number, **found})
@@ -273,7 +337,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("real.jsonl"), help="measurements, made or gone on with")
     parser.add_argument("--subject", type=Path, default=SUBJECT)
     parser.add_argument("--opponents", help="interpreter of the opponents' environment (default: ours and the limit)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--cases", nargs="+", choices=(*CASES, *OTHERS), default=CASES)
+    parser.add_argument("--model", help="model of cases given-…")
+    parser.add_argument("--sae", type=Path, help="SAE of cases given-…")
+    parser.add_argument("--corpus", type=Path, help="text of cases given-…")
     parser.add_argument("--contenders", nargs="+", choices=(OURS, DENSE, *OPPONENTS, LIMIT), help="these only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

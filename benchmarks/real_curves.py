@@ -84,7 +84,7 @@ def child(case: Case, options: argparse.Namespace) -> None:
 
     prepare(options.threads)
     sae = real_subject.sae_folder(options.subject, "topk", case["width"], case["k"])
-    found = real.ours(options.subject, sae, str(case["features"]), tokens=case["tokens"])
+    found = real.ours(real.built(options.subject, sae), str(case["features"]), tokens=case["tokens"])
     found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(found))
 

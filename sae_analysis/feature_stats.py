@@ -1,6 +1,6 @@
 """What every analysis says of a feature in the same way: what was counted of it, and what its weights say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,20 +33,24 @@ class WeightSide:
     effect: LogitEffects
 
 
-def weight_sides(site: Site, features: Sequence[int], norms: Norms, most: int) -> Iterator[WeightSide]:
+def weight_sides(
+    site: Site, features: Sequence[int], norms: Norms, most: int, in_full: Collection[int] | None = None
+) -> Iterator[WeightSide]:
     """Yield what the weights say of each feature, with lists of length ``most``; ``norms`` are those of all features.
 
+    Those that are not ``in_full`` (None: all are) come without neighbours and without the bins of their logit effects.
     Products are made for several features at once, so the last bits may depend on which are asked for together.
     """
-    neighbours = directions.nearest_features(site.sae, features, most)
-    effects = directions.logit_effects(site, features, most)
-    for feature, nearest, effect in zip(features, neighbours, effects, strict=True):
+    full = frozenset(features if in_full is None else in_full)
+    neighbours = directions.nearest_features(site.sae, [feature for feature in features if feature in full], most)
+    effects = directions.logit_effects(site, features, most, full)
+    for feature, effect in zip(features, effects, strict=True):
         cosine = float(norms.cosine[feature])
         yield WeightSide(
             decoder_norm=float(norms.decoder[feature]),
             encoder_norm=float(norms.encoder[feature]),
             cosine=None if np.isnan(cosine) else cosine,
-            nearest=nearest,
+            nearest=next(neighbours) if feature in full else (),
             effect=effect,
         )
 
@@ -63,13 +67,19 @@ class Counted:
         token_count: int,
         text: TokenText,
         list_length: int,
+        in_full: Collection[int] | None = None,
     ) -> None:
-        """Finish the accumulators, which were fed with the same ``token_count`` kept tokens."""
-        self.summaries: tuple[ValueSummary, ...] = values.finish()
+        """Finish the accumulators, which were fed with the same ``token_count`` kept tokens.
+
+        Of places in them that are not ``in_full`` (None: all are) there are no quantiles and no histogram.
+        """
+        self.summaries: tuple[ValueSummary, ...] = values.finish(in_full)
         """One a feature, in the accumulators' order."""
-        self._values, self._tokens, self._positions = values, tokens, positions
+        self._values, self._tokens = values, tokens
         self._frequent = tokens.finish(list_length)
         self._fired_at = positions.finish()
+        self._position_edges = tuple(positions.edges.astype(float).tolist())
+        self._position_tokens = tuple(positions.token_counts.tolist())
         self._token_count, self._text = token_count, text
 
     def feature_stats(
@@ -83,7 +93,7 @@ class Counted:
         search: FeatureSearch | None = None,
     ) -> FeatureStats:
         """Return all that is known of a feature, which has the place ``at`` in the accumulators."""
-        summary, edges = self.summaries[at], tuple(self._positions.edges.astype(float).tolist())
+        summary = self.summaries[at]
         density = summary.active_count / self._token_count if self._token_count else 0.0
         return FeatureStats(
             feature_idx=feature,
@@ -98,8 +108,8 @@ class Counted:
             min_activation=float(self._values.minimum[at]),
             quantiles=summary.quantiles,
             histogram=Histogram(edges=summary.histogram_edges, counts=summary.histogram_counts),
-            position_histogram=Histogram(edges=edges, counts=tuple(self._fired_at[at].tolist())),
-            position_token_counts=tuple(self._positions.token_counts.tolist()),
+            position_histogram=Histogram(edges=self._position_edges, counts=tuple(self._fired_at[at].tolist())),
+            position_token_counts=self._position_tokens,
             examples=examples,
             example_bands=example_bands,
             top_tokens=self._top_tokens(at),
@@ -116,14 +126,16 @@ class Counted:
         )
 
     def _top_tokens(self, at: int) -> tuple[TokenActivity, ...]:
+        frequent, active_count = self._frequent[at], self.summaries[at].active_count
+        texts = self._text.strings([token_id for token_id, _, _ in frequent])
         return tuple(
             TokenActivity(
-                token=self._text.strings([token_id])[0],
+                token=token,
                 token_id=token_id,
                 active_count=count,
-                share=count / self.summaries[at].active_count,
+                share=count / active_count,
                 firing_rate=count / int(self._tokens.occurrences[token_id]),
                 mean_activation=mean,
             )
-            for token_id, count, mean in self._frequent[at]
+            for token, (token_id, count, mean) in zip(texts, frequent, strict=True)
         )

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -223,6 +223,14 @@ def test_value_statistics_equal_brute_force(corpus: list[Window]) -> None:
         for probability, found in summary.quantiles:
             true = ordered[max(int(np.ceil(probability * len(ordered))), 1) - 1]
             assert abs(found - true) <= max(abs(true) / 64, 2.0**-126 / 64)
+
+
+@given(corpus=corpora(), chosen=st.sets(st.integers(0, FEATURES - 1)))
+def test_features_that_are_not_in_full_lack_their_distribution_alone(corpus: list[Window], chosen: set[int]) -> None:
+    statistics = run(MAKERS["values"], [corpus])
+    for feature, (whole, found) in enumerate(zip(statistics.finish(), statistics.finish(chosen), strict=True)):
+        without = {"quantiles": (), "magnitude_quartiles": (), "histogram_edges": (), "histogram_counts": ()}
+        assert found == (whole if feature in chosen else replace(whole, **without))
 
 
 def histogram_by_hand(values: np.ndarray, edges: tuple[float, ...]) -> tuple[tuple[int, ...], None]:

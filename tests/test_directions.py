@@ -1,5 +1,7 @@
 """What weights say: lengths, neighbours, effects on the logits, and distributions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sae_analysis.directions import LOGIT_BINS, LogitEffects, distribution, logit_effects, nearest_features, norms
+from sae_analysis.directions import (
+    LOGIT_BINS,
+    LogitEffects,
+    distribution,
+    largest,
+    logit_effects,
+    nearest_features,
+    norms,
+)
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import Histogram
 from sae_analysis.sae_interface import ReLU, SparseAutoencoder, UnifiedSAEInterface
@@ -94,8 +104,8 @@ def test_logit_effects_are_summarised_like_numpy_and_scipy_do(site, model):
         counts, edges = np.histogram(row, bins=LOGIT_BINS)
         assert found.histogram.counts == tuple(counts.tolist())
         assert found.histogram.edges == pytest.approx(edges.tolist())
-        assert found.skew == pytest.approx(stats.skew(row))
-        assert found.kurtosis == pytest.approx(stats.kurtosis(row))
+        assert found.skew == pytest.approx(stats.skew(row), abs=2e-6)
+        assert found.kurtosis == pytest.approx(stats.kurtosis(row), abs=2e-6)
 
 
 def test_logit_effects_come_in_batches_in_the_order_asked(site):
@@ -104,6 +114,42 @@ def test_logit_effects_come_in_batches_in_the_order_asked(site):
     assert len(found) == len(asked)
     assert found[0].boosted == found[2 + 9].boosted
     assert found[1].boosted == found[2 + 2].boosted
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e12])
+def test_the_shape_does_not_depend_on_the_scale(site, monkeypatch, scale):
+    [expected] = logit_effects(site, [3], 1)
+    effects = type(site.model).logit_effects
+    monkeypatch.setattr(type(site.model), "logit_effects", lambda *arguments: scale * effects(*arguments))
+    [found] = logit_effects(site, [3], 1)
+    assert (found.skew, found.kurtosis) == (
+        pytest.approx(expected.skew, abs=1e-6), pytest.approx(expected.kurtosis, abs=1e-6),
+    )  # fmt: skip
+
+
+def test_only_bins_are_left_out_where_they_are_not_asked_for(site):
+    whole, some = (list(logit_effects(site, [5, 2, 9], 3, binned)) for binned in (None, [2]))
+    assert some[1] == whole[1]
+    assert whole[0].histogram.total == site.model.d_vocab
+    for at in (0, 2):
+        assert some[at] == replace(whole[at], histogram=Histogram(edges=(), counts=()))
+
+
+@given(
+    rows=st.integers(1, 3),
+    columns=st.sampled_from([1, 63, 64, 65, 640, 641, 1000, 2000]),
+    most=st.integers(1, 12),
+    levels=st.sampled_from([3, 1 << 30]),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_are_those_of_torch(rows, columns, most, levels, seed):
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.randint(-levels, levels, (rows, columns), generator=draw).float()  # few levels are many ties
+    most = min(most, columns)
+    found, places = largest(values, most)
+    assert torch.equal(found, values.topk(most, dim=1).values)
+    assert torch.equal(values.gather(1, places), found)
+    assert all(len(set(row)) == most for row in places.tolist()), "no column twice"
 
 
 def test_lists_are_no_longer_than_the_vocabulary(site, model):

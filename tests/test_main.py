@@ -73,12 +73,19 @@ def test_a_table_has_every_feature_and_changes_nothing_of_those_asked_for(typed,
             places(band.examples) for band in other.example_bands
         ]
         assert one.examples[0].firing is not None
+        assert dict(one.quantiles) == pytest.approx(dict(other.quantiles), rel=1e-5)
+        assert one.histogram.total == other.histogram.total == one.active_count
+        assert one.logit_histogram.total == other.logit_histogram.total > 0
+        assert len(one.nearest_features) == len(other.nearest_features) > 0
     rows = parquet.read_table(tmp_path / "out" / "real.parquet").to_pylist()
     for row, stats in zip(rows, everything.features, strict=True):
-        singles = ("feature_idx", "active_count", "density", "mean_activation", "max_activation", "decoder_norm")
-        for name in singles:
-            assert row[name] == (getattr(stats, name) and pytest.approx(getattr(stats, name), rel=1e-5))
+        singles = ("feature_idx", "active_count", "density", "mean_activation", "std_activation", "max_activation")
+        for name in (*singles, "decoder_norm", "logit_skew", "logit_kurtosis"):
+            expected = getattr(stats, name)
+            assert row[name] == (expected and pytest.approx(expected, rel=1e-5, abs=2e-6))
         assert row["fires_on"] == [activity.token for activity in stats.top_tokens]
+        assert row["raises"] == [token for token, _ in stats.top_boosted_tokens]
+        assert row["lowers"] == [token for token, _ in stats.top_suppressed_tokens]
         assert row["strongest_text"] == (stats.examples[0].text if stats.examples else None)
     assert sum(row["active_count"] > 0 for row in rows) > 10, "else this says nothing"
 

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -30,7 +30,9 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BUCKET_SHIFT = MANTISSA_BITS - int(math.log2(BUCKETS_PER_OCTAVE))
 _BIN_SHIFT = MANTISSA_BITS - int(math.log2(HISTOGRAM_BINS_PER_OCTAVE))
 _BUCKET_BITS = 32 - _BUCKET_SHIFT
+_BUCKET_MASK = (1 << _BUCKET_BITS) - 1
 _MAGNITUDE_MASK = (1 << (_BUCKET_BITS - 1)) - 1
+_OCTAVE_BITS = MANTISSA_BITS - _BUCKET_SHIFT
 
 # Squared mantissas have 48 bits; they are summed in two halves, so that 2^39 of them fit into 64 bits.
 _HALF_BITS = 24
@@ -79,14 +81,19 @@ class ValueStatistics:
         self.maximum = np.maximum(self.maximum, other.maximum)
         self.minimum = np.minimum(self.minimum, other.minimum)
 
-    def finish(self) -> tuple[ValueSummary, ...]:
-        """Return one summary a feature, in order."""
+    def finish(self, in_full: Collection[int] | None = None) -> tuple[ValueSummary, ...]:
+        """Return one summary a feature, in order; quantiles and histogram of those ``in_full`` (None: all) alone."""
         keys, sums = self._sums.table()
-        bounds = np.searchsorted(keys, np.arange(len(self.maximum) + 1) << _BUCKET_BITS)
-        return tuple(
-            _summarise(keys[begin:end] & ((1 << _BUCKET_BITS) - 1), sums[begin:end])
-            for begin, end in itertools.pairwise(bounds)
-        )
+        begins = np.arange(len(self.maximum) + 1) << _BUCKET_BITS
+        bounds = np.searchsorted(keys, begins)
+        octaves, rows = _by_octave(keys, sums)
+        octave_bounds = np.searchsorted(octaves, begins >> _OCTAVE_BITS).tolist()
+        summaries = [_moments(rows[begin:end]) for begin, end in itertools.pairwise(octave_bounds)]
+        for feature in range(len(summaries)) if in_full is None else in_full:
+            if summaries[feature].active_count:
+                part = slice(bounds[feature], bounds[feature + 1])
+                summaries[feature] = _with_distribution(summaries[feature], keys[part] & _BUCKET_MASK, sums[part])
+        return tuple(summaries)
 
     def state(self) -> State:
         """Return everything needed to go on, as arrays."""
@@ -102,42 +109,50 @@ class ValueStatistics:
         return restored
 
 
-def _summarise(buckets: IntArray, sums: IntArray) -> ValueSummary:
-    if not len(buckets):
+def _by_octave(keys: IntArray, sums: IntArray) -> tuple[IntArray, list[list[int]]]:
+    """Add up buckets of one feature, sign and exponent; return these as keys, and (is negative, shift, *sums)."""
+    if not len(keys):
+        return keys, []
+    octave = keys >> _OCTAVE_BITS
+    first = run_starts(octave)
+    octave, totals = octave[first], np.add.reduceat(sums, first, axis=0)
+    bucket = keys[first] & _BUCKET_MASK
+    return octave, np.column_stack((bucket > _MAGNITUDE_MASK, _shifts(bucket & _MAGNITUDE_MASK), totals)).tolist()
+
+
+def _moments(octaves: list[list[int]]) -> ValueSummary:
+    """Return counts, mean and deviation, in Python's integers, which nothing rounds before the last division."""
+    if not octaves:
         return ValueSummary()
+    count = negative_count = total = square = 0
+    for is_negative, shift, number, mantissa, high, low in octaves:
+        count += number
+        negative_count += is_negative * number
+        total += mantissa << shift
+        square += ((high << _HALF_BITS) + low) << 2 * shift
+    unit = -SMALLEST_EXPONENT
+    variance = (count * square - total * total) / (count * count << 2 * unit)
+    mean = total / (count << unit)
+    return ValueSummary(active_count=count, negative_count=negative_count, mean=mean, std=math.sqrt(variance))
+
+
+def _with_distribution(summary: ValueSummary, buckets: IntArray, sums: IntArray) -> ValueSummary:
+    """Add quantiles and histogram."""
     magnitudes = buckets & _MAGNITUDE_MASK
     negative = buckets > _MAGNITUDE_MASK
     counts = sums[:, 0]
-    mean, std = _moments(magnitudes, sums)
     ascending = np.concatenate((np.flatnonzero(negative)[::-1], np.flatnonzero(~negative)))
     means = np.ldexp(sums[:, 1] / counts, _shifts(magnitudes) + SMALLEST_EXPONENT)
     by_magnitude = np.argsort(magnitudes, kind="stable")
     quartiles = _quantiles(np.abs(means)[by_magnitude], counts[by_magnitude], (0.25, 0.5, 0.75))
     edges, bins = _histogram(magnitudes, counts, negative)
-    return ValueSummary(
-        active_count=int(counts.sum()),
-        negative_count=int(counts[negative].sum()),
-        mean=mean,
-        std=std,
+    return replace(
+        summary,
         quantiles=_quantiles(means[ascending], counts[ascending], QUANTILES),
         magnitude_quartiles=tuple(value for _, value in quartiles),
         histogram_edges=edges,
         histogram_counts=bins,
     )
-
-
-def _moments(magnitudes: IntArray, sums: IntArray) -> tuple[float, float]:
-    """Return mean and standard deviation, in Python's integers, which nothing rounds before the last division."""
-    count = int(sums[:, 0].sum())
-    shifts = _shifts(magnitudes).tolist()
-    total = sum(int(value) << shift for value, shift in zip(sums[:, 1], shifts, strict=True))
-    square = sum(
-        ((int(high) << _HALF_BITS) + int(low)) << 2 * shift
-        for high, low, shift in zip(sums[:, 2], sums[:, 3], shifts, strict=True)
-    )
-    unit = -SMALLEST_EXPONENT
-    variance = (count * square - total * total) / (count * count << 2 * unit)
-    return total / (count << unit), math.sqrt(variance)
 
 
 def _lower_edges(magnitudes: IntArray, shift: int) -> npt.NDArray[np.float64]:
@@ -209,13 +224,25 @@ class TokenStatistics:
     def finish(self, most: int) -> tuple[tuple[tuple[int, int, float], ...], ...]:
         """Return for each feature its ``most`` tokens as (token id, firings, mean activation), by firings then id."""
         keys, sums = self._sums.table()
-        pairs, shifts = keys >> 8, keys & 0xFF
+        if not len(keys):
+            return ((),) * self.features
         vocabulary = len(self.occurrences)
-        bounds = np.searchsorted(pairs, np.arange(self.features + 1) * vocabulary)
-        return tuple(
-            _most_frequent(pairs[begin:end] % vocabulary, shifts[begin:end], sums[begin:end], most)
-            for begin, end in itertools.pairwise(bounds)
-        )
+        first = run_starts(keys >> 8)
+        pairs, counts = keys[first] >> 8, np.add.reduceat(sums[:, 0], first)
+        terms = np.stack((sums[:, 1], keys & 0xFF), axis=1)
+        ends = np.append(first[1:], len(keys))
+        bounds = np.searchsorted(pairs, np.arange(self.features + 1) * vocabulary).tolist()
+        found = []
+        for begin, end in itertools.pairwise(bounds):
+            rows = begin + np.argsort(-counts[begin:end], kind="stable")[:most]  # tokens of one count ascend already
+            columns = (pairs[rows] % vocabulary, counts[rows], first[rows], ends[rows])
+            found.append(
+                tuple(
+                    (token, count, _sum(terms[start:stop].tolist()) / (count << -SMALLEST_EXPONENT))
+                    for token, count, start, stop in zip(*(column.tolist() for column in columns), strict=True)
+                )
+            )
+        return tuple(found)
 
     def state(self) -> State:
         """Return everything needed to go on, as arrays."""
@@ -232,19 +259,9 @@ class TokenStatistics:
         return restored
 
 
-def _most_frequent(tokens: IntArray, shifts: IntArray, sums: IntArray, most: int) -> tuple[tuple[int, int, float], ...]:
-    if not len(tokens):
-        return ()
-    first = run_starts(tokens)
-    ends = np.append(first[1:], len(tokens))
-    counts = np.add.reduceat(sums[:, 0], first)
-    rows = []
-    for index in np.lexsort((tokens[first], -counts))[:most]:
-        span = slice(first[index], ends[index])
-        count = int(counts[index])
-        total = sum(int(value) << int(shift) for value, shift in zip(sums[span, 1], shifts[span], strict=True))
-        rows.append((int(tokens[first[index]]), count, total / (count << -SMALLEST_EXPONENT)))
-    return tuple(rows)
+def _sum(terms: list[list[int]]) -> int:
+    """Add up mantissas, each with its shift, in Python's integers."""
+    return sum(mantissa << shift for mantissa, shift in terms)
 
 
 def position_edges(seq_len: int) -> IntArray:

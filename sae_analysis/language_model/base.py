@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sae_analysis.errors import ModelError
 from sae_analysis.language_model.hook_names import canonical_hook
 from sae_analysis.language_model.tokens import TokenText
+from sae_analysis.products import product
 
 _SAMPLED_VALUES = 1024
 """Values of each parameter that go into the model's fingerprint."""
@@ -261,7 +262,7 @@ class LanguageModel(ABC):
             directions = directions @ tap.to_residual.float()
         if self.centres:
             directions = directions - directions.mean(dim=-1, keepdim=True)
-        effects = (directions * self._final_gain()) @ self._unembedding().float()
+        effects = product(directions * self._final_gain(), self._unembedding().float().T)
         return effects - effects.mean(dim=-1, keepdim=True)
 
     def _probe(self, shift: float) -> tuple[Tensor, Tensor]:

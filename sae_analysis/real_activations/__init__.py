@@ -74,7 +74,8 @@ def analyze(
     """Run the whole analysis and return it with its header; ``names`` says what model, SAE and corpus are called.
 
     ``progress`` is told of the text that was read, ``looked`` of the features of whose firings more was measured then.
-    ``survey`` is given every feature of the SAE in turn, asked for or not; those not asked for have one example.
+    ``survey`` is given every feature of the SAE in turn, asked for or not; those not asked for have one example
+    and no distributions.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.

@@ -50,10 +50,11 @@ def feature_stats(
 ) -> Iterator[FeatureStats]:
     """Yield the statistics of the ``wanted`` features out of those ``measured``.
 
-    Those ``in_full`` come with all of their examples, the others with the strongest alone: as text, which is made here,
-    examples take most of the time and of the memory.
+    Those ``in_full`` come with all there is. The others have what a row of a table needs: one example, and no
+    quantiles, neighbours or histograms of activations and logit effects, which take most of the time and of the memory.
     """
     tokens = site.model.tokens
+    place = {feature: index for index, feature in enumerate(measured)}
     counted = Counted(
         values=collected.values,
         tokens=collected.tokens,
@@ -61,10 +62,10 @@ def feature_stats(
         token_count=collected.token_count,
         text=tokens,
         list_length=settings.list_length,
+        in_full=[place[feature] for feature in in_full],
     )
     held = collected.examples.finish()
-    place = {feature: index for index, feature in enumerate(measured)}
-    weights = weight_sides(site, wanted, directions.norms(site.sae), settings.list_length)
+    weights = weight_sides(site, wanted, directions.norms(site.sae), settings.list_length, in_full)
     for feature, weight_side in zip(wanted, weights, strict=True):
         at = place[feature]
         bands: tuple[ExampleBand, ...] = ()
