@@ -1,17 +1,61 @@
-"""Products of large matrices."""
+"""Products of large float32 matrices on a CPU, by oneDNN.
+
+What torch takes else, MKL, leaves half of the vector width of AMD's processors unused, and is no faster elsewhere. The
+two add up in another order: the last bits differ, as they do between batch sizes. Nothing here is differentiable.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_WORTH_IT = 1 << 20
+"""Multiplications below which carrying matrices over to oneDNN and back costs more than it saves."""
 
 
-def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
-    """Return ``left @ right.T``, both float32, on a CPU by oneDNN where torch was built with it.
+def product(
+    left: Float[Tensor, "*rows inner"],
+    right: Float[Tensor, "columns inner"],
+    bias: Float[Tensor, " columns"] | None = None,
+) -> Float[Tensor, "*rows columns"]:
+    """Return ``left @ right.T + bias``."""
+    if not _is_ours(left, right):
+        return functional.linear(left, right, bias)
+    return functional.linear(left.to_mkldnn(), right, bias).to_dense()
 
-    What torch takes else, MKL, leaves half of the vector width of AMD's processors unused. The two add up in another
-    order: the last bits differ, as they do between batch sizes.
-    """
-    if left.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return left @ right.T
-    return functional.linear(left.to_mkldnn(), right).to_dense()
+
+def fast_products() -> AbstractContextManager[object]:
+    """Return a context in which models use these products in their layers; nothing changes where gradients are on."""
+    return nullcontext() if torch.is_grad_enabled() else _Products()
+
+
+class _Products(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        if not kwargs:
+            if func is functional.linear and len(args) in (2, 3):
+                return product(*args)
+            if func is torch.addmm and len(args) == 3 and args[0].dim() == 1:  # GPT-2's layers have their weights so
+                return product(args[1], args[2].T, args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_ours(left: Tensor, right: Tensor) -> bool:
+    return (
+        left.dtype == right.dtype == torch.float32
+        and left.device.type == "cpu"
+        and left.layout == torch.strided  # else it was carried over already, in a context within this one
+        and left.dim() > 1
+        and left.numel() * len(right) >= _WORTH_IT
+        and torch.backends.mkldnn.is_available()
+    )

@@ -2,8 +2,29 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
-from sae_analysis.products import product
+from sae_analysis import products
+from sae_analysis.products import fast_products, product
+
+
+@pytest.fixture(autouse=True)
+def every_product_is_worth_it(monkeypatch):
+    monkeypatch.setattr(products, "_WORTH_IT", 0)
+
+
+@pytest.fixture
+def carried(monkeypatch):
+    """Count what is carried over to oneDNN."""
+    seen, carry = [], torch.Tensor.to_mkldnn
+
+    def counted(tensor):
+        seen.append(tuple(tensor.shape))
+        return carry(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "to_mkldnn", counted)
+    return seen
 
 
 @pytest.mark.parametrize("is_available", [True, False])
@@ -23,3 +44,45 @@ def test_no_product_is_taken_in_less_than_float32():
     """Such numbers are whole in float32, and in bfloat16 or TF32 they are not."""
     left, right = torch.full((40, 64), 1.0), torch.full((50, 64), 1.0 + 2.0**-15)
     assert product(left, right).unique().tolist() == [64.0 + 2.0**-9]
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_layers_give_the_same_in_the_context(carried, has_bias):
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((3, 5, 64), (40, 64), (40,)))
+    layer = nn.Linear(64, 40, bias=has_bias)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        plain = layer(x), torch.addmm(bias, x[0], weight.T), functional.linear(x[0, 0], weight)
+        assert carried == []
+        with fast_products():
+            fast = layer(x), torch.addmm(bias, x[0], weight.T), functional.linear(x[0, 0], weight)
+    assert carried == [(3, 5, 64), (5, 64)], "a vector is left where it is"
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_changes_where_gradients_are_on_or_numbers_are_of_another_kind(carried):
+    x, weight = torch.ones(4, 8, requires_grad=True), torch.ones(3, 8)
+    with fast_products():
+        functional.linear(x, weight).sum().backward()
+    assert torch.equal(x.grad, torch.full((4, 8), 3.0))
+    with torch.no_grad(), fast_products():
+        functional.linear(x.bfloat16(), weight.bfloat16())
+        functional.linear(x.double(), weight.double())
+        torch.addmm(torch.ones(4, 3), x, weight.T, beta=2.0)
+    assert carried == []
+
+
+def test_small_products_are_left_where_they_are(carried, monkeypatch):
+    monkeypatch.setattr(products, "_WORTH_IT", 4 * 8 * 3 + 1)
+    product(torch.ones(4, 8), torch.ones(3, 8))
+    assert carried == []
+    product(torch.ones(5, 8), torch.ones(3, 8))
+    assert carried == [(5, 8)]
+
+
+def test_contexts_may_stand_in_one_another(carried):
+    with torch.no_grad(), fast_products(), fast_products():
+        found = torch.addmm(torch.ones(3), torch.ones(4, 8), torch.ones(8, 3))
+    assert found.tolist() == [[9.0] * 3] * 4
+    assert set(carried) == {(4, 8)}

@@ -117,7 +117,7 @@ def test_a_cluster_that_is_not_there_is_said_soon(options, tmp_path, capsys):
     assert refused == (
         "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check --ray-address."
     )
-    for address in ("nowhere.invalid:1", "127.0.0.1:99999", "auto"):
+    for address in ("nowhere.invalid:1", "127.0.0.1:99999"):
         message = error_of(capsys, "real", *options, *ray, address)
         assert message.startswith(f"The Ray cluster at {address} cannot be had: ")
         assert message.endswith(" Check --ray-address.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sae_analysis.errors import ModelError
 from sae_analysis.language_model.hook_names import canonical_hook
 from sae_analysis.language_model.tokens import TokenText
-from sae_analysis.products import product
+from sae_analysis.products import fast_products, product
 
 _SAMPLED_VALUES = 1024
 """Values of each parameter that go into the model's fingerprint."""
@@ -215,6 +215,7 @@ class LanguageModel(ABC):
             with ExitStack() as tapped:
                 for hook in waiting:
                     tapped.enter_context(_Tapped(self.tap(hook), reader(hook)))
+                tapped.enter_context(fast_products())
                 self.forward(ids, memory)
         except _Stop:
             return

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_analysis.errors import FitError, SAEFormatError
+from sae_analysis.products import fast_products
 from sae_analysis.sae_interface.rules import ActivationRule, SeparableRule
 
 # --- what is done to the input -------------------------------------------------------------------------------------
@@ -157,7 +158,8 @@ class SparseAutoencoder(nn.Module):
 
     def product(self, encoder_input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return ``encoder_input W_enc + b_enc``."""
-        flat = torch.addmm(self.b_enc, encoder_input.reshape(-1, encoder_input.shape[-1]), self.W_enc)
+        with fast_products():
+            flat = torch.addmm(self.b_enc, encoder_input.reshape(-1, encoder_input.shape[-1]), self.W_enc)
         return flat.reshape(*encoder_input.shape[:-1], flat.shape[-1])
 
     def pre_activation(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
