@@ -1,6 +1,7 @@
 """What the process is told about the machine it runs on."""
 
 import ctypes
+import gc
 import time
 
 import torch
@@ -10,9 +11,14 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 _NEVER = (1 << 31) - 1
 
+_RECORDS = 20_000
+"""Objects made before Python looks for cycles among them, by its own choice 700: records come by the hundred thousand,
+and none is in a cycle."""
+
 
 def prepare(threads: int | None = None) -> int:
     """Set the whole process up for large tensors and return the number of threads; see ``use_threads``."""
+    gc.set_threshold(_RECORDS)
     keep_freed_memory()
     return use_threads(threads)
 

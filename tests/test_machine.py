@@ -1,6 +1,7 @@
 """What the process is told about the machine."""
 
 import ctypes
+import gc
 import platform
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from sae_analysis import machine
 
 
 @pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = torch.get_num_threads()
+def same_settings_afterwards():
+    threads, thresholds = torch.get_num_threads(), gc.get_threshold()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    gc.set_threshold(*thresholds)
 
 
 @pytest.mark.parametrize(("seconds", "best"), [({1: 2.0, 3: 1.0}, 3), ({1: 1.0, 3: 6.0}, 1)])
@@ -31,6 +33,13 @@ def test_a_number_of_threads_that_was_asked_for_is_not_measured(monkeypatch):
     monkeypatch.setattr(machine, "_seconds_of_products", None)
     assert machine.prepare(2) == 2
     assert torch.get_num_threads() == 2
+
+
+def test_cycles_are_looked_for_seldom_but_still_looked_for():
+    gc.set_threshold(700, 10, 10)
+    machine.prepare(1)
+    assert gc.isenabled()
+    assert gc.get_threshold() == (20_000, 10, 10)
 
 
 FAULTS = """
