@@ -265,15 +265,17 @@ class Unfinished:
         """Whether it is time to write."""
         return time.monotonic() >= self._due
 
-    def write(self, arrays: Mapping[str, npt.NDArray]) -> str:
+    def write(self, state: Callable[[], Mapping[str, npt.NDArray]]) -> str:
         """Write all that was collected by this writer, over the older of its two parts, and return its name.
+
+        ``state`` makes the arrays, which takes time that counts as well.
 
         Raises:
             OutputError: it cannot be written; what was written before it is still there.
         """
         begin, name = time.monotonic(), self._name(self._next)
         try:
-            self.storage.write(name, Part(header={"fingerprint": self.fingerprint}, arrays=arrays))
+            self.storage.write(name, Part(header={"fingerprint": self.fingerprint}, arrays=state()))
             self._next = 1 - self._next  # not after a failure: the other is the last good one
         finally:
             end = time.monotonic()

@@ -9,8 +9,10 @@ import itertools
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -110,6 +112,7 @@ def collect_on_workers(
     collected: Collected | None = None,
     progress: Progress | None = None,
     lost: Lost | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Collected:
     """Read a corpus as ``collect`` does, to the same result, and return what was counted and kept.
 
@@ -124,8 +127,10 @@ def collect_on_workers(
         collected: What was collected before of the same plan and text, to go on with.
         progress: Told of the tokens read.
         lost: Told when a worker was lost.
+        is_stopping: Says that no more is to be begun with: what was read is written down.
 
     Raises:
+        KeyboardInterrupt: the reading was stopped.
         SAEAnalysisError: as for ``collect``; or Ray is missing, its cluster cannot be had, or workers keep dying.
     """
     collected = collected or Collected.empty(planned.site, planned.features, planned.settings)
@@ -153,9 +158,12 @@ def collect_on_workers(
             unfinished=unfinished.by(name),
         )
 
-    with _Team(work, subject, workers, lost) as team:
+    with _Team(work, subject, workers, lost, is_stopping) as team:
         for tokens in team.do((chunk.number, chunk) for chunk in itertools.chain([waiting], chunks)):
             told(tokens)
+    if is_stopping():
+        unfinished.write(collected.state)
+        raise KeyboardInterrupt
     for part in unfinished.read(team.places):
         collected.merge(Collected.from_state(part.arrays))
     return collected
@@ -207,7 +215,7 @@ class _Reading:
 
     def _write(self) -> None:
         collected = self.reader.collected
-        self.news = {"place": self.unfinished.write(collected.state()), "safe": list(collected.chunks)}
+        self.news = {"place": self.unfinished.write(collected.state), "safe": list(collected.chunks)}
 
 
 # --- searching -----------------------------------------------------------------------------------------------------
@@ -308,9 +316,17 @@ class _Member:
 class _Team:
     """Workers that are handed things to do as they have room."""
 
-    def __init__(self, work: Callable[[str], _Work], subject: _Subject, workers: Workers, lost: Lost | None) -> None:
+    def __init__(
+        self,
+        work: Callable[[str], _Work],
+        subject: _Subject,
+        workers: Workers,
+        lost: Lost | None,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Prepare; ``work`` is given the name of each worker."""
-        self._work, self._subject, self._workers, self._lost = work, subject, workers, lost
+        self._work, self._subject, self._workers = work, subject, workers
+        self._lost, self._is_stopping = lost, is_stopping
         self._members: list[_Member] = []
         self._flying: dict[Any, tuple[_Member, Key | None]] = {}
         self._waiting: deque[tuple[Key, Any]] = deque()
@@ -341,7 +357,7 @@ class _Team:
         self._quiet.close()
 
     def do(self, items: Iterable[tuple[Key, Any]]) -> Iterator[Any]:
-        """Do all things, and yield what comes of each once, in no order."""
+        """Do all things, or those begun with when stopped, and yield what comes of each once, in no order."""
         source, done = iter(items), set[Key]()
         while True:
             self._hand_out(source)
@@ -356,11 +372,13 @@ class _Team:
                 if key is not None and key not in done:  # else done again, after its worker was lost
                     done.add(key)
                     yield answer.outcome
-            if is_ending and not self._flying and not self._waiting:
+            if is_ending and not self._flying and (not self._waiting or self._is_stopping()):
                 return
 
     def _hand_out(self, source: Iterator[tuple[Key, Any]]) -> None:
         """Give everybody enough to do."""
+        if self._is_stopping():
+            return
         load = {id(member): 0 for member in self._members}
         for member, _ in self._flying.values():
             load[id(member)] += 1
@@ -439,7 +457,10 @@ def _connected(workers: Workers) -> Any:  # noqa: ANN401 - the module
     try:
         if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", workers.address or ""):
             socket.create_connection((host[1], int(host[2])), timeout=_CONNECT_SECONDS).close()  # Ray waits for minutes
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process at once
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WorkerError(

@@ -267,7 +267,7 @@ def test_an_interrupted_run_ends_with_its_chunk_and_goes_on_from_there(number, o
         capsys.readouterr()
         assert main(["real", *options, "--output", str(out)]) == 130
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "Stopping after this chunk; once more stops at once."
+    assert said[0] == "Stopping after what is being read; once more stops at once."
     tokens = said[1].partition(" ")[0]
     assert said[1:] == [
         f"{tokens} tokens were read; the same command goes on from there.",

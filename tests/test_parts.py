@@ -22,6 +22,11 @@ def part(*chunks, fingerprint="f" * 64, **arrays):
     return Part(header={"fingerprint": fingerprint}, arrays={"chunks": np.array(chunks, np.int64), **arrays})
 
 
+def state(*chunks, **arrays):
+    """What makes the arrays of a part, when it is called."""
+    return lambda: part(*chunks, **arrays).arrays
+
+
 def unfinished(folder, *, fingerprint="f" * 64, **options):
     return Unfinished(storage=Storage(folder), fingerprint=fingerprint, **options)
 
@@ -117,9 +122,9 @@ def test_a_place_that_nothing_is_known_of_is_refused():
 
 def test_a_run_goes_on_with_its_last_part_and_none_of_another_run(tmp_path):
     run, other = unfinished(tmp_path), unfinished(tmp_path, fingerprint="e" * 64)
-    other.write(part(9).arrays)
+    other.write(state(9))
     for count in (1, 2, 3):
-        run.write(part(*range(count)).arrays)
+        run.write(state(*range(count)))
     assert chunks_of(unfinished(tmp_path)) == ([[0, 1, 2]], [])
     assert unfinished(tmp_path).others() == [f"{tmp_path}/real-eeeeeeeeeeee.run.0.part"]
     run.remove()
@@ -127,7 +132,7 @@ def test_a_run_goes_on_with_its_last_part_and_none_of_another_run(tmp_path):
 
 
 def test_the_whole_fingerprint_decides_and_not_what_of_it_is_in_the_name(tmp_path):
-    unfinished(tmp_path, fingerprint="f" * 12 + "0").write(part(1).arrays)
+    unfinished(tmp_path, fingerprint="f" * 12 + "0").write(state(1))
     Storage(tmp_path).write("real-ffffffffffff.run.1.part", part(1, 2, fingerprint="f" * 12 + "1"))
     assert chunks_of(unfinished(tmp_path, fingerprint="f" * 12 + "0")) == ([[1]], [])
 
@@ -136,11 +141,11 @@ def test_the_whole_fingerprint_decides_and_not_what_of_it_is_in_the_name(tmp_pat
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_torn_write_leaves_the_last_good_part(tmp_path, writes, resumed):
     run = unfinished(tmp_path)
-    names = [run.write(part(*range(count + 1)).arrays) for count in range(writes)]
+    names = [run.write(state(*range(count + 1))) for count in range(writes)]
     if resumed:
         run = unfinished(tmp_path)
         assert chunks_of(run) == ([list(range(writes))], [])
-    torn = tmp_path / run.write(part(*range(writes + 1)).arrays)
+    torn = tmp_path / run.write(state(*range(writes + 1)))
     torn.write_bytes(torn.read_bytes()[:-5])
     assert torn.name != names[-1]
     found, [complaint] = chunks_of(unfinished(tmp_path))
@@ -151,7 +156,7 @@ def test_a_torn_write_leaves_the_last_good_part(tmp_path, writes, resumed):
 def test_parts_of_several_writers_add_up_and_none_counts_twice(tmp_path):
     run = unfinished(tmp_path)
     for writer, chunks in {"a": (0, 2), "b": (1, 3, 4), "c": (3, 5)}.items():
-        run.by(writer).write(part(*chunks).arrays)
+        run.by(writer).write(state(*chunks))
     assert chunks_of(run) == ([[1, 3, 4], [0, 2]], []), "what c has alone is read again"
     assert [name.split(".")[1] for name in run.by("c").own()] == ["c"]
 
@@ -166,7 +171,7 @@ def test_it_is_time_to_write_when_time_has_passed_whatever_the_clock_says(tmp_pa
     assert not run.is_due
     now += 0.2
     assert run.is_due
-    run.write(part(1).arrays)
+    run.write(state(1))
     assert not run.is_due
     now += 10.1
     assert run.is_due
@@ -179,10 +184,11 @@ def test_writes_that_take_long_are_far_between(tmp_path, monkeypatch):
 
     def slow(*_):
         nonlocal now
-        now += 1.0
+        now += 0.5
+        return part(1).arrays
 
     monkeypatch.setattr(Storage, "write", slow)
-    run.write(part(1).arrays)
+    run.write(slow)
     now += 39.9
     assert not run.is_due
     now += 0.2
@@ -209,23 +215,23 @@ def small_disk(tmp_path):
 def test_a_full_disk_leaves_the_last_good_part(small_disk):
     folder, _ = small_disk
     run = unfinished(folder)
-    run.write(part(0).arrays)
-    big = part(0, 1, values=np.zeros(1 << 15))
+    run.write(state(0))
+    big = state(0, 1, values=np.zeros(1 << 15))
     for _ in range(2):
-        message = refusal(run.write, big.arrays)
+        message = refusal(run.write, big)
         assert message.endswith(" cannot be written: No space left on device. Free space or choose another --output.")
         assert chunks_of(unfinished(folder)) == ([[0]], [])
     assert [path.name for path in folder.iterdir()] == ["real-ffffffffffff.run.0.part"]
-    run.write(part(0, 1).arrays)
+    run.write(state(0, 1))
     assert chunks_of(unfinished(folder)) == ([[0, 1]], [])
 
 
 def test_a_disk_that_becomes_read_only_leaves_the_last_good_part(small_disk):
     folder, make_read_only = small_disk
     run = unfinished(folder)
-    run.write(part(0).arrays)
+    run.write(state(0))
     make_read_only()
-    assert refusal(run.write, part(0, 1).arrays) == (
+    assert refusal(run.write, state(0, 1)) == (
         f"{folder}/real-ffffffffffff.run.1.part cannot be written: Read-only file system. Free space or choose another "
         "--output."
     )

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from test_long_runs import error_of, long_corpus, options, run
+from test_long_runs import chunk_numbers, error_of, long_corpus, options, run
 
 from sae_analysis import scale_out
 from sae_analysis.errors import WorkerError
 from sae_analysis.main import main, reading
+from sae_analysis.parts import Storage
 
 __all__ = ["long_corpus", "options"]
 
@@ -98,6 +99,32 @@ def test_a_run_on_workers_goes_on_in_one_process_and_the_other_way_round(options
         assert main(["real", *options, "--output", str(tmp_path / "out"), *ON_RAY, "--num-workers", "2"]) == 130
     assert len(list((tmp_path / "out").glob("*.part"))) >= 2, "each worker has written what it read"
     assert run(options, tmp_path / "out") == one
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_goes_on_from_what_its_workers_wrote(
+    *, number, options, tmp_path, capsys, monkeypatch, long_corpus
+):
+    long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
+    note, seen = scale_out._Team._note, itertools.count(1)
+
+    def stopping(*arguments):
+        if next(seen) == 9:
+            os.kill(os.getpid(), number)
+        return note(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scale_out._Team, "_note", stopping)
+        never = ("--checkpoint-every", "1000")
+        assert main(["real", *options, "--output", str(tmp_path / "out"), *ON_RAY, "--num-workers", "2", *never]) == 130
+    assert capsys.readouterr().err.endswith("Interrupted; what was written before is whole.\n")
+    parts = [path.name for path in (tmp_path / "out").glob("*.part")]
+    assert len(parts) == 3, "two workers, and the process that hands out"
+    read = [chunk for part in parts for chunk in Storage(tmp_path / "out").header(part)[1]]
+    assert 8 <= len(set(read)) == len(read) < len(chunk_numbers(options, tmp_path)) // 2, "the rest was not begun with"
+    assert run(options, tmp_path / "out") == run(options, tmp_path / "one")
+    said = capsys.readouterr().err
+    assert "Going on with an interrupted run" in said
 
 
 def test_a_search_on_workers_finds_what_one_process_finds(model_folder, fitting_sae_folder, tmp_path):

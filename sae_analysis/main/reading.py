@@ -115,15 +115,18 @@ def gather(planned: "Plan", corpus: "Corpus", options: argparse.Namespace) -> "t
         if options.engine == "ray":
             from sae_analysis.scale_out import collect_on_workers
 
+            workers = workers_of(options, planned.site)
+            use_threads(workers.threads)  # what is read here is to have the bits that workers give it
             collected = collect_on_workers(
                 planned,
                 stream,
-                workers_of(options, planned.site),
+                workers,
                 model_loader(options),
                 unfinished,
                 collected=collected,
                 progress=advance,
                 lost=say_lost,
+                is_stopping=is_stopping,
             )
         else:
             collected = collect(planned, stream, collected=collected, progress=advance, keep=keep)
@@ -208,7 +211,7 @@ def _is_kept(unfinished: "Unfinished", collected: "Collected") -> bool:
     from sae_analysis.errors import OutputError
 
     try:
-        unfinished.write(collected.state())
+        unfinished.write(collected.state)
     except OutputError as error:
         say(f"{error} What was written before it is still there.")
         return False
@@ -228,7 +231,7 @@ def _stopping() -> Iterator[Callable[[], bool]]:
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
         restore()
-        say("Stopping after this chunk; once more stops at once.")
+        say("Stopping after what is being read; once more stops at once.")
 
     try:
         for number in before:
