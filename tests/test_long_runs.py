@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from sae_analysis import parts
 from sae_analysis.corpus import Corpus, Windowing
 from sae_analysis.errors import OutputError
 from sae_analysis.feature_selection import parse_features
@@ -364,6 +365,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_run(options, tmp_path, 
     def fail(_self, name, _part):
         raise OutputError(f"{name} cannot be written: No space left on device.")
 
+    monkeypatch.setattr(parts, "_LEAST_SHARE", 0)  # after each chunk, however long a state takes to make
     monkeypatch.setattr(Storage, "write", fail)
     capsys.readouterr()
     assert run(options, tmp_path / "out", "--checkpoint-every", "0") == one
