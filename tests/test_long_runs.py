@@ -155,15 +155,15 @@ def test_merging_may_go_in_steps_and_after_things_have_moved(options, tmp_path, 
         assert main(["real", *options, "--output", str(tmp_path / f"p{number}"), "--shard", f"{number}/4"]) == 0
     assert "4 of" not in capsys.readouterr().err
     steps = {"ab": ("p4", "p2"), "cd": ("p1", "p3")}
-    for into, parts in steps.items():
-        folders = [str(tmp_path / part) for part in parts]
+    for into, two in steps.items():
+        folders = [str(tmp_path / part) for part in two]
         assert main(["merge", *folders, "--output", str(tmp_path / into), "--partial"]) == 0
         assert capsys.readouterr().err.endswith(f"Wrote {tmp_path / into}/real.part, 2 of 4 shards.\n")
     moved = model_folder.rename(model_folder.with_name("moved"))
     try:
-        parts = [str(tmp_path / "ab"), str(tmp_path / "cd" / "real.part")]
+        both = [str(tmp_path / "ab"), str(tmp_path / "cd" / "real.part")]
         whole = ["--output", str(tmp_path / "whole"), "--no-figures", "--model", str(moved)]
-        assert main(["merge", *parts, *whole]) == 0
+        assert main(["merge", *both, *whole]) == 0
     finally:
         moved.rename(model_folder)
     assert content(tmp_path / "whole") == one
@@ -193,8 +193,8 @@ def test_what_does_not_belong_together_is_not_merged(options, tmp_path, capsys, 
     longer = shard("e", "2/2")
     out = tmp_path / "out"
 
-    def refused(*parts):
-        return error_of(capsys, "merge", *parts, "--output", out)
+    def refused(*given):
+        return error_of(capsys, "merge", *given, "--output", out)
 
     belongs = "than {}: merge what one command read."
     assert refused(first, other) == (
