@@ -307,6 +307,9 @@ class _Member:
     """One worker as it is seen from here."""
 
     actor: Any
+    given: list[Any]
+    """Ray's references to its work and to the subject, which must be held as long as it may be started anew."""
+
     life: str = ""
     place: str = ""
     unsafe: dict[Key, Any] = field(default_factory=dict)
@@ -347,9 +350,9 @@ class _Team:
             max_restarts=_MOST_LIVES,
             max_task_retries=-1,
         )
-        self._shared = self._ray.put(self._subject)  # once, and as long as a worker may be started anew
-        names = (uuid.uuid4().hex[:8] for _ in range(self._workers.count))
-        self._members = [_Member(actor.remote(self._work(name))) for name in names]
+        subject = self._ray.put(self._subject)  # once, however many take it
+        works = (self._work(uuid.uuid4().hex[:8]) for _ in range(self._workers.count))
+        self._members = [_Member(actor.remote(), [self._ray.put(work), subject]) for work in works]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -362,7 +365,7 @@ class _Team:
         while True:
             self._hand_out(source)
             if not self._flying:
-                self._flying = {member.actor.end.remote([self._shared]): (member, None) for member in self._members}
+                self._flying = {member.actor.end.remote(member.given): (member, None) for member in self._members}
             is_ending = all(key is None for _, key in self._flying.values())
             ready, _ = self._ray.wait(list(self._flying), num_returns=1)
             for call in ready:
@@ -387,7 +390,7 @@ class _Team:
                 return
             key, item = given
             member.unsafe[key] = item
-            self._flying[member.actor.do.remote(item, [self._shared])] = (member, key)
+            self._flying[member.actor.do.remote(item, member.given)] = (member, key)
             load[id(member)] += 1
 
     def _answer(self, call: Any) -> _Answer:  # noqa: ANN401 - Ray's reference
@@ -421,24 +424,28 @@ class _Team:
 
 
 class _Actor:
-    """What Ray holds: it makes the work ready when it is needed, also in a new life."""
+    """What Ray holds: it makes the work ready when it is needed, also in a new life.
 
-    def __init__(self, work: _Work) -> None:
-        self._work, self._is_ready = work, False
+    It is made of nothing: Ray does not keep what an actor was made of until it is started anew. In a list, references
+    come as they are, and what they stand for is fetched once a life.
+    """
 
-    def do(self, item: Any, subject: list[Any]) -> _Answer:  # noqa: ANN401
-        return self._ready(subject).do(item)
+    def __init__(self) -> None:
+        self._work: _Work | None = None
 
-    def end(self, subject: list[Any]) -> _Answer:
-        return self._ready(subject).end()
+    def do(self, item: Any, given: list[Any]) -> _Answer:  # noqa: ANN401
+        return self._ready(given).do(item)
 
-    def _ready(self, subject: list[Any]) -> _Work:
-        """Return the work; in a list, Ray hands its reference on as it is, and the SAE is fetched once a life."""
-        if not self._is_ready:
+    def end(self, given: list[Any]) -> _Answer:
+        return self._ready(given).end()
+
+    def _ready(self, given: list[Any]) -> _Work:
+        if self._work is None:
             import ray
 
-            self._work.begin(ray.get(subject[0]))
-            self._is_ready = True
+            work, subject = ray.get(given)
+            work.begin(subject)
+            self._work = work
         return self._work
 
 

@@ -1,6 +1,7 @@
 """Several workers, some of which die: the result is that of one process, to the last bit."""
 
 import itertools
+import json
 import os
 import signal
 import sys
@@ -58,7 +59,10 @@ def killed(monkeypatch):
 
 
 def test_what_lost_workers_had_not_written_down_is_read_again(options, tmp_path, capsys, killed, long_corpus):
-    long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
+    first = json.dumps(
+        {"text": "The old ship left the harbour at dawn. " * 3000}
+    )  # too long for Ray to carry in a call
+    long_corpus.write_text("\n".join([first, *[long_corpus.read_text()] * 7]))
     one = run(options, tmp_path / "one")
     capsys.readouterr()
     assert run(options, tmp_path / "out", *ON_RAY, "--num-workers", "2") == one
