@@ -42,6 +42,8 @@ from sae_analysis.real_activations import Collected
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY = ("--engine", "ray", "--num-workers")
+_LITTLE = ("--max-tokens", "1000")
+"""Start and report, and next to no text."""
 
 
 class Case:
@@ -84,6 +86,7 @@ class Case:
 def kills(case: Case, options: argparse.Namespace) -> None:
     """Kill runs at random moments and go on with them; count what was read again."""
     moments = random.Random(options.seed)
+    start = case.run("start", *_LITTLE)
     whole = case.run("whole")
     tokens = case.tokens("whole")
     every = max(whole / 20, 0.1)
@@ -93,6 +96,7 @@ def kills(case: Case, options: argparse.Namespace) -> None:
     for number in range(options.runs):
         name = f"killed-{number}"
         for _ in range(options.kills):
+            reading = time.time() + start
             process = case.start(name, "--checkpoint-every", str(every))
             try:
                 process.wait(moments.uniform(0, whole))
@@ -101,7 +105,7 @@ def kills(case: Case, options: argparse.Namespace) -> None:
                 process.kill()
                 process.communicate()
                 killed += 1
-                lost += [time.time() - written for written in case.written(name)[-1:]]
+                lost.append(time.time() - max([reading, *case.written(name)]))
         process = case.start(name, "--checkpoint-every", str(every))
         _, said = process.communicate()
         if found := re.search(r"interrupted run: ([\d,]+) tokens", said):
@@ -111,8 +115,8 @@ def kills(case: Case, options: argparse.Namespace) -> None:
     print(
         f"{options.runs} runs of {tokens:,} tokens ({whole:.1f} s, start included), written down every {every:.1f} s, "
         f"killed {killed} times: {same} results identical to that of a run left alone; {resumed} went on, with "
-        f"{statistics.median(again) if again else 0:,.0f} tokens (median), written down at most "
-        f"{max(lost, default=0):.1f} s before the kill"
+        f"{statistics.median(again) if again else 0:,.0f} tokens (median); what was read and lost took at most "
+        f"{max(lost, default=0):.1f} s"
     )
 
 
@@ -171,10 +175,9 @@ def checkpoints(case: Case, options: argparse.Namespace) -> None:
 
 def scaling(case: Case, options: argparse.Namespace) -> None:
     """Compare two one-thread shards, at the same time, with one process that reads everything; start not counted."""
-    little = ("--max-tokens", "1000")
     one, two, start = [], [], []
     for number in range(options.runs):
-        start.append(case.run(f"start-{number}", *little))
+        start.append(case.run(f"start-{number}", *_LITTLE))
         one.append(case.run(f"one-{number}"))
         begin = time.perf_counter()
         pair = [case.start(f"two-{number}-{shard}", "--shard", f"{shard}/2") for shard in (1, 2)]

@@ -443,6 +443,7 @@ class _Actor:
         if self._work is None:
             import ray
 
+            work: _Work
             work, subject = ray.get(given)
             work.begin(subject)
             self._work = work
