@@ -74,6 +74,10 @@ class Case:
         """Return a result without the time at which it was made."""
         return re.sub('"created":"[^"]*"', "", (self._folder / name / "real.json").read_text())
 
+    def has_ended(self, name: str) -> bool:
+        """Return whether a run has written its result."""
+        return (self._folder / name / "real.json").exists()
+
     def tokens(self, name: str) -> int:
         """Return how many tokens a result counted."""
         return json.loads((self._folder / name / "real.json").read_text())["fit"]["token_count"]
@@ -105,7 +109,8 @@ def kills(case: Case, options: argparse.Namespace) -> None:
                 process.kill()
                 process.communicate()
                 killed += 1
-                lost.append(time.time() - max([reading, *case.written(name)]))
+                if not case.has_ended(name):
+                    lost.append(time.time() - max([reading, *case.written(name)]))
         process = case.start(name, "--checkpoint-every", str(every))
         _, said = process.communicate()
         if found := re.search(r"interrupted run: ([\d,]+) tokens", said):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _WORTH_IT = 1 << 20
-"""Multiplications below which carrying matrices over to oneDNN and back costs more than it saves."""
+"""Multiplications below which oneDNN's start costs more than it saves."""
 
 
 def product(
@@ -26,7 +26,10 @@ def product(
     """Return ``left @ right.T + bias``."""
     if not _is_ours(left, right):
         return functional.linear(left, right, bias)
-    return functional.linear(left.to_mkldnn(), right, bias).to_dense()
+    rows = left.flatten(0, -2)
+    more = -len(rows) % _step(len(rows))
+    padded = functional.pad(rows, (0, 0, 0, more)) if more else rows
+    return _by_onednn(padded, right, bias)[: len(rows)].unflatten(0, left.shape[:-1])
 
 
 def fast_products() -> AbstractContextManager[object]:
@@ -50,11 +53,24 @@ class _Products(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the product by the operation that torch has for models it compiles: it takes tensors as they are."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+def _step(rows: int) -> int:
+    """Return what the number of rows is made a multiple of: an eighth of the power of two below it, or 32.
+
+    For each number of rows half a megabyte of machine code is made and kept, up to 1,024 times: a long run
+    would go on growing.
+    """
+    return max(32, (1 << rows.bit_length()) // 16)
+
+
 def _is_ours(left: Tensor, right: Tensor) -> bool:
     return (
         left.dtype == right.dtype == torch.float32
         and left.device.type == "cpu"
-        and left.layout == torch.strided  # else it was carried over already, in a context within this one
         and left.dim() > 1
         and left.numel() * len(right) >= _WORTH_IT
         and torch.backends.mkldnn.is_available()

@@ -15,15 +15,15 @@ def every_product_is_worth_it(monkeypatch):
 
 
 @pytest.fixture
-def carried(monkeypatch):
-    """Count what is carried over to oneDNN."""
-    seen, carry = [], torch.Tensor.to_mkldnn
+def given(monkeypatch):
+    """Keep the shapes of what oneDNN is given."""
+    seen, multiply = [], products._by_onednn
 
-    def counted(tensor):
-        seen.append(tuple(tensor.shape))
-        return carry(tensor)
+    def counted(left, right, bias):
+        seen.append(tuple(left.shape))
+        return multiply(left, right, bias)
 
-    monkeypatch.setattr(torch.Tensor, "to_mkldnn", counted)
+    monkeypatch.setattr(products, "_by_onednn", counted)
     return seen
 
 
@@ -31,13 +31,24 @@ def carried(monkeypatch):
 def test_a_product_is_what_float64_says_to_the_precision_of_float32(monkeypatch, is_available):
     if not is_available:
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-        monkeypatch.setattr(torch.Tensor, "to_mkldnn", None)
+        monkeypatch.setattr(products, "_by_onednn", None)
     draw = torch.Generator().manual_seed(0)
     left, right = torch.randn(7, 300, generator=draw), torch.randn(300, 11, generator=draw).T
     found = product(left, right)
     assert (found.dtype, found.layout, found.is_contiguous()) == (torch.float32, torch.strided, True)
     torch.testing.assert_close(found.double(), left.double() @ right.double().T, rtol=0, atol=1e-4)
     assert (product(left[:1], right) - found[:1]).abs().max() < 1e-4
+
+
+def test_a_long_run_has_few_numbers_of_rows(given):
+    """oneDNN keeps code for each that it has seen."""
+    right = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    for rows in range(1, 2100):
+        left = torch.arange(rows * 8.0).reshape(rows, 8)
+        torch.testing.assert_close(product(left, right), left @ right.T)
+    assert len(set(given)) == 33
+    assert all(taken[0] < rows * 9 / 8 + 32 for rows, taken in enumerate(given, 1))
+    assert products._step(2048) == 256
 
 
 def test_no_product_is_taken_in_less_than_float32():
@@ -47,21 +58,21 @@ def test_no_product_is_taken_in_less_than_float32():
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_layers_give_the_same_in_the_context(carried, has_bias):
+def test_layers_give_the_same_in_the_context(given, has_bias):
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((3, 5, 64), (40, 64), (40,)))
     layer = nn.Linear(64, 40, bias=has_bias)
     with torch.no_grad():
         layer.weight.copy_(weight)
         plain = layer(x), torch.addmm(bias, x[0], weight.T), functional.linear(x[0, 0], weight)
-        assert carried == []
+        assert given == []
         with fast_products():
             fast = layer(x), torch.addmm(bias, x[0], weight.T), functional.linear(x[0, 0], weight)
-    assert carried == [(3, 5, 64), (5, 64)], "a vector is left where it is"
+    assert given == [(32, 64), (32, 64)], "a vector is left where it is"
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_changes_where_gradients_are_on_or_numbers_are_of_another_kind(carried):
+def test_nothing_changes_where_gradients_are_on_or_numbers_are_of_another_kind(given):
     x, weight = torch.ones(4, 8, requires_grad=True), torch.ones(3, 8)
     with fast_products():
         functional.linear(x, weight).sum().backward()
@@ -70,19 +81,19 @@ def test_nothing_changes_where_gradients_are_on_or_numbers_are_of_another_kind(c
         functional.linear(x.bfloat16(), weight.bfloat16())
         functional.linear(x.double(), weight.double())
         torch.addmm(torch.ones(4, 3), x, weight.T, beta=2.0)
-    assert carried == []
+    assert given == []
 
 
-def test_small_products_are_left_where_they_are(carried, monkeypatch):
+def test_small_products_are_left_where_they_are(given, monkeypatch):
     monkeypatch.setattr(products, "_WORTH_IT", 4 * 8 * 3 + 1)
     product(torch.ones(4, 8), torch.ones(3, 8))
-    assert carried == []
+    assert given == []
     product(torch.ones(5, 8), torch.ones(3, 8))
-    assert carried == [(5, 8)]
+    assert given == [(32, 8)]
 
 
-def test_contexts_may_stand_in_one_another(carried):
+def test_contexts_may_stand_in_one_another(given):
     with torch.no_grad(), fast_products(), fast_products():
         found = torch.addmm(torch.ones(3), torch.ones(4, 8), torch.ones(8, 3))
     assert found.tolist() == [[9.0] * 3] * 4
-    assert set(carried) == {(4, 8)}
+    assert set(given) == {(32, 8)}
