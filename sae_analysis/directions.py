@@ -146,7 +146,7 @@ def _shapes(
 
 
 def distribution(values: np.ndarray, bins: int) -> Histogram:
-    """Return equal bins over the values that are numbers; empty if there are none.
+    """Return equal bins over the values ``[n]`` that are numbers; empty if there are none.
 
     Values that differ by no more than rounding get bins of a thousandth of their size, not of their differences.
     """

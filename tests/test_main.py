@@ -106,7 +106,7 @@ def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, 
         f"Fit:      explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}",
         f"Features: {dictionary.dead_count} of {D_SAE} never fired; {dictionary.dense_count} fired on more than a "
         "tenth of the tokens",
-        f"Wrote 1 files to {tmp_path / 'out'}:",
+        f"Wrote 1 file to {tmp_path / 'out'}:",
         f"  {tmp_path / 'out' / 'real.json'}",
     ]
     assert [feature.feature_idx for feature in result.features] == [0, 1, 2]
@@ -208,6 +208,7 @@ def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkey
     assert capsys.readouterr().out.endswith(
         f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
         f"  {tmp_path / 'out' / 'feature_4_real.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
+        f"To look at them, open {tmp_path / 'out' / 'index.html'}\n"
     )
 
 
@@ -355,7 +356,7 @@ def test_a_search_writes_its_result_and_prints_the_header(
         "Text:     none to begin with",
         "Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0",
         f"Features: 5 of 5 were made to fire, {beyond} of them harder than by any token alone",
-        f"Wrote 1 files to {tmp_path / 'out'}:",
+        f"Wrote 1 file to {tmp_path / 'out'}:",
         f"  {tmp_path / 'out' / 'synthetic.json'}",
     ]
     assert printed.err == ""
@@ -439,6 +440,7 @@ def test_pictures_of_a_search_are_asked_of_the_visualizer_and_listed(searching, 
     assert capsys.readouterr().out.endswith(
         f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
         f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
+        f"To look at them, open {tmp_path / 'out' / 'index.html'}\n"
     )
 
 
@@ -581,7 +583,7 @@ def test_compare_runs_both_and_writes_all_three(comparing, tmp_path, capsys):
     assert [one["realised"] for one in found["features"]] == realised
     printed = capsys.readouterr().out
     assert f"Realised: {100 * realised[1]:.0f} % (median) of what the search reached; least: " in printed
-    assert printed.endswith(f"Wrote 1 files to {out}:\n  {out / 'comparison.json'}\n")
+    assert printed.endswith(f"Wrote 1 file to {out}:\n  {out / 'comparison.json'}\n")
 
 
 def test_both_analyses_keep_as_many_examples_as_are_asked_for(comparing, tmp_path):
@@ -600,7 +602,9 @@ def test_results_are_compared_without_a_model(comparing, tmp_path, monkeypatch):
     monkeypatch.setattr("sae_analysis.sae_formats.load_sae", None)
     given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json")]
     assert main(["compare", *given, "--output", str(tmp_path / "again"), "--no-figures"]) == 0
-    assert comparison_of(tmp_path / "again") == expected
+    again = comparison_of(tmp_path / "again")
+    assert (expected.pop("asked")["real"], again.pop("asked")["real"]) == (None, given[1])
+    assert again == expected
 
 
 def test_a_real_result_is_taken_instead_of_text_and_its_features_are_those(comparing, typed, tmp_path):
@@ -664,7 +668,7 @@ def test_results_are_exported_into_a_folder_of_the_formats_name(comparing, tmp_p
         assert main(["export", str(out / "real.json"), "--to", form]) == 0
     assert main(["export", str(out / "comparison.json"), "--to", "parquet"]) == 0
     assert capsys.readouterr().out.endswith(
-        f"Wrote 1 files to {out / 'parquet'}:\n  {out / 'parquet' / 'comparison.parquet'}\n"
+        f"Wrote 1 file to {out / 'parquet'}:\n  {out / 'parquet' / 'comparison.parquet'}\n"
     )
     assert {form: names_in(out / form) for form in FORMATS} == {
         "neuronpedia": ["batch-0.json"],

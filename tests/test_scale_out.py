@@ -11,10 +11,10 @@ import psutil
 import pytest
 from test_long_runs import chunk_numbers, error_of, long_corpus, options, run
 
-from sae_analysis import scale_out
 from sae_analysis.errors import WorkerError
 from sae_analysis.main import main, reading
 from sae_analysis.parts import Storage
+from sae_analysis.scale_out import loading, team
 
 __all__ = ["long_corpus", "options"]
 
@@ -74,7 +74,7 @@ def test_workers_that_keep_dying_end_the_run_and_what_they_wrote_is_kept(
     *, options, tmp_path, capsys, killed, monkeypatch, long_corpus
 ):
     long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
-    monkeypatch.setattr(scale_out, "_MOST_LIVES", 0)
+    monkeypatch.setattr(team, "_MOST_LIVES", 0)
     folder = tmp_path / "out"
     capsys.readouterr()
     assert main(["real", *options, "--output", str(folder), *ON_RAY, "--num-workers", "1"]) == 2
@@ -89,7 +89,7 @@ def test_workers_that_keep_dying_end_the_run_and_what_they_wrote_is_kept(
 
 def test_a_worker_with_other_weights_or_libraries_is_refused():
     with pytest.raises(WorkerError) as caught:
-        scale_out._check_same("found", "expected")
+        loading.check_same("found", "expected")
     assert str(caught.value) == (
         f"A worker on {os.uname().nodename} has another model or other versions of libraries than this process: "
         "install the same on all machines of the cluster."
@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_goes_on_from_what_its_workers_wrote(
     *, number, options, tmp_path, capsys, monkeypatch, long_corpus
 ):
     long_corpus.write_text("\n".join([long_corpus.read_text()] * 7))
-    note, seen = scale_out._Team._note, itertools.count(1)
+    note, seen = team.Team._note, itertools.count(1)
 
     def stopping(*arguments):
         if next(seen) == 9:
@@ -118,7 +118,7 @@ def test_a_run_that_is_stopped_goes_on_from_what_its_workers_wrote(
         return note(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scale_out._Team, "_note", stopping)
+        patch.setattr(team.Team, "_note", stopping)
         never = ("--checkpoint-every", "1000")
         assert main(["real", *options, "--output", str(tmp_path / "out"), *ON_RAY, "--num-workers", "2", *never]) == 130
     assert capsys.readouterr().err.endswith("Interrupted; what was written before is whole.\n")

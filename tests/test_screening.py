@@ -304,9 +304,10 @@ def test_another_width_is_refused_with_a_screen_too():
 
 def test_the_faster_way_is_taken(monkeypatch):
     x, small, large = torch.randn(3, 64), torch.randn(64, 512), torch.randn(64, 1 << 14)
-    for seconds, is_faster in (((7.5, 10), True), ((8.5, 10), False)):
+    for (screened, dense), is_faster in (((8.5, 10), True), ((9.5, 10), False)):
         for weights in (small, large):
-            clock = iter(np.cumsum([0, seconds[0], 0, seconds[1]]).tolist())
+            # Of several times the shortest counts, first or last.
+            clock = iter(np.cumsum([0, screened + 9, 0, screened, 0, dense, 0, dense + 9]).tolist())
             monkeypatch.setattr("time.perf_counter", lambda clock=clock: next(clock))
             interface = UnifiedSAEInterface(sae_of(weights, torch.zeros(weights.shape[1]), TopK(2)))
             assert (interface.faster_screen(x) is not None) == (is_faster and weights is large)

@@ -79,7 +79,7 @@ def _sum_by_key(keys: IntArray, values: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def run_starts(ordered: IntArray) -> IntArray:
-    """Return where each run of equal values in ``ordered`` begins; ``ordered`` must not be empty."""
+    """Return where each run of equal values in ``ordered [n]``, which must not be empty, begins: ``[runs]``."""
     return np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
 
 
@@ -105,12 +105,12 @@ class ExactSum:
         return np.array([units / (1 << -_DOUBLE_EXPONENT) for units in self._units])
 
     def state(self) -> npt.NDArray[np.str_]:
-        """Return the sums as hexadecimal text, which holds integers of any size."""
+        """Return the sums ``[size]`` as hexadecimal text, which holds integers of any size."""
         return np.array([hex(units) for units in self._units], dtype=np.str_)
 
     @classmethod
     def from_state(cls, state: npt.NDArray[np.str_]) -> Self:
-        """Restore what ``state`` returned."""
+        """Restore what ``state`` returned, ``[size]``."""
         restored = cls(len(state))
         restored._units = [int(text, 16) for text in state.tolist()]
         return restored

@@ -225,7 +225,11 @@ class TokenStream:
                 )
 
     def batches(self, chunk: Chunk) -> Iterator[TokenBatch]:
-        """Yield the batches of a chunk, the longest windows first."""
+        """Yield the batches of a chunk, the longest windows first.
+
+        Raises:
+            CorpusError: there are more windows than numbers for them.
+        """
         windows = list(self._cut(chunk.documents)) if chunk.windows is None else chunk.windows
         characters = sum(len(document.text) for document in chunk.documents)
         if len(windows) > _NUMBERS_PER_CHARACTER * (characters + len(chunk.documents)):

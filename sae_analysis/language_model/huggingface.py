@@ -60,7 +60,10 @@ class HuggingFaceModel(LanguageModel):
         return self._taps
 
     def forward(self, ids: Tensor, memory: Any = None) -> Tensor:  # noqa: ANN401 - the library's cache
-        """Return the logits of a whole forward pass, through whatever hooks are set, going on from a memory."""
+        """Return the logits of a whole forward pass, through whatever hooks are set, going on from a memory.
+
+        ``ids [batch seq]`` -> ``[batch seq vocab]``.
+        """
         ids = ids.to(self.device)
         return self.module(input_ids=ids, past_key_values=memory, use_cache=memory is not None).logits
 
@@ -71,7 +74,10 @@ class HuggingFaceModel(LanguageModel):
         return DynamicCache()
 
     def begin(self, ids: Tensor, hook: str, repeats: int) -> Any:  # noqa: ANN401
-        """Run beginnings as far as a hook, and return the keys and values that ``repeats`` continuations attend to."""
+        """Run beginnings as far as a hook, and return the keys and values that ``repeats`` continuations attend to.
+
+        ``ids [batch seq]``; each row's are there ``repeats`` times, one after the other.
+        """
         memory = self.new_memory()
         self.activations(ids, hook, memory)
         memory.batch_repeat_interleave(repeats)

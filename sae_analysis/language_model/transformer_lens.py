@@ -79,7 +79,10 @@ class TransformerLensModel(LanguageModel):
         return self._taps
 
     def forward(self, ids: Tensor, memory: Any = None) -> Tensor:  # noqa: ANN401, ARG002 - its caches differ by version
-        """Return the logits of a whole forward pass, through whatever hooks are set; there is never a memory."""
+        """Return the logits of a whole forward pass, through whatever hooks are set; there is never a memory.
+
+        ``ids [batch seq]`` -> ``[batch seq vocab]``.
+        """
         return self.module(ids.to(self.device), return_type="logits")
 
     def _embedding(self) -> nn.Module:

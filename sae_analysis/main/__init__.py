@@ -1,14 +1,18 @@
 """The command line: arguments in, library called, results written, one line per error."""
 
+import argparse
 import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.main import comparing, exporting, inspection, merging, real, redrawing, synthetic
-from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, print_error
+from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, PrintCompletion
+from sae_analysis.main.repeating import arguments_of
+from sae_analysis.main.screen import print_error, say, set_manner
 
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141
@@ -21,9 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, and then are shown by their bytes
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    set_manner(is_quiet=options.quiet, as_json=options.json)
+    level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
     try:
+        if getattr(options, "config", None):
+            mode, *typed = sys.argv[1:] if arguments is None else arguments
+            options = parser.parse_args([mode, *arguments_of(options.config, mode), *typed])
         code = options.run(options)
         sys.stdout.flush()  # a reader that has gone away is noticed here, not while Python ends
         return code
@@ -34,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written, nor complained of
         return EXIT_NO_READER
     except KeyboardInterrupt:
-        print("Interrupted; what was written before is whole.", file=sys.stderr)
+        say("Interrupted; what was written before is whole.")
         return EXIT_INTERRUPTED
 
 
@@ -43,4 +53,12 @@ def _parser() -> Parser:
     modes = parser.add_subparsers(required=True, metavar="MODE")
     for mode in (real, synthetic, comparing, merging, redrawing, exporting, inspection):
         mode.add_mode(modes)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('sae-analysis')}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        default=argparse.SUPPRESS,
+        choices=("bash", "zsh", "tcsh"),
+        help="print what makes a shell complete our modes and options, for one of its start files",
+    )
     return parser

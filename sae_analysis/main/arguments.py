@@ -1,12 +1,12 @@
 """What can be typed: the options that several modes share, and the values that they take."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sae_analysis.feature_selection import GRAMMAR
+from sae_analysis.main.screen import print_error
 
 EXIT_USER_ERROR = 2
 
@@ -32,11 +32,6 @@ _FASTEST = 1e6
 """Learning rate far beyond any use, and far below what float32 does not hold."""
 
 
-def print_error(message: str) -> None:
-    """Print one line, whatever a library put into its message."""
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
-
-
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others."""
 
@@ -44,6 +39,28 @@ class Parser(argparse.ArgumentParser):
         """Print the error without the usage and exit."""
         print_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(EXIT_USER_ERROR)
+
+
+class PrintCompletion(argparse.Action):
+    """Prints a completion script and ends; files are completed where a path or a name can stand."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002
+        values: Any,  # noqa: ANN401
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> NoReturn:
+        """Print the script for the shell named."""
+        import shtab
+
+        modes = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for mode in modes.choices.values():
+            for action in mode._actions:
+                if action.type in (Path, name):
+                    action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue] - where shtab looks
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -144,8 +161,18 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
     group.add_argument(
         "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
     )
-    group.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_manner_options(group)
     return group
+
+
+def add_manner_options(
+    group: argparse._ActionsContainer, *, json: str = "print a line of JSON for each result"
+) -> None:
+    """Add what is printed; ``json`` says what of it is JSON."""
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--verbose", action="store_true", help="say more about what happens")
+    either.add_argument("--quiet", action="store_true", help="print errors alone, and what --json asks for")
+    group.add_argument("--json", action="store_true", help=f"{json} instead of text")
 
 
 def add_drawing_options(group: argparse._ActionsContainer) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,9 @@ from sae_analysis.main.arguments import (
     name,
 )
 from sae_analysis.main.reading import add_long_run_options
-from sae_analysis.main.running import drawing_of, open_site, print_files, print_rows
-from sae_analysis.main.screen import page_bar
+from sae_analysis.main.repeating import add_config_option, asked_for
+from sae_analysis.main.running import drawing_of, open_site
+from sae_analysis.main.screen import page_bar, print_rows, print_summary
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -40,7 +42,8 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         "it could do; write pictures and JSON of all three.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, mode="compare")
+    add_config_option(parser)
     add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
     parser.set_defaults(features=None, firings=_FIRINGS)
     _add_text_options(parser)
@@ -76,11 +79,12 @@ def run(options: argparse.Namespace) -> int:
     with writing_into(options.output):
         if does is None or could is None:
             does, could = _make(does, could, options)
-        found = compare(does, could, searched[1:])
+        found = replace(compare(does, could, searched[1:]), asked=asked_for(options))
         json_path = options.output / "comparison.json"
         write_result(found, json_path)
-        print_rows(_rows(found))
-        print_files([json_path, *_pictures(found, does, could, options)], options.output)
+        rows = _rows(found)
+        print_rows(rows)
+        print_summary(rows, [json_path, *_pictures(found, does, could, options)], options.output)
     return 0
 
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sae_analysis.main.arguments import HelpFormatter, name
-from sae_analysis.main.running import print_files
+from sae_analysis.main.arguments import HelpFormatter, add_manner_options, name
+from sae_analysis.main.screen import print_summary
 
 _FORMATS = ("neuronpedia", "circuit-tracer", "parquet")
 
@@ -24,7 +24,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, help="folder (default: one beside the result, called like the format)")
     parser.add_argument("--sae-name", type=name, help="what the SAE is called there (default: the name of its file)")
     parser.add_argument("--model-name", type=name, help="what the model is called there (default: its own name)")
-    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_manner_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     path = Path(options.result)
     folder = options.output or path.parent / options.to
     written = export(read_any(path), options.to, folder, sae=options.sae_name, model=options.model_name)
-    print_files(written, folder)
+    print_summary({}, written, folder)
     return 0

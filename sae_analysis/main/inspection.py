@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from sae_analysis.main.arguments import HelpFormatter, add_machine_options, name
+from sae_analysis.main.arguments import HelpFormatter, add_machine_options, add_manner_options, name
 from sae_analysis.main.running import DEMO_NAMES
 from sae_analysis.main.screen import hook_bar, say
 
@@ -31,8 +31,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         "--text-field", type=name, default="text", help="where JSON objects and parquet tables keep their text"
     )
     add_machine_options(parser.add_argument_group("machine"))
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_manner_options(parser, json="print all of it as JSON")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main import real
-from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, count, name, positive
+from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, count, name, positive
 from sae_analysis.main.reading import describe
+from sae_analysis.main.repeating import with_asked
 from sae_analysis.main.running import names_of, open_site
 from sae_analysis.main.screen import say
 from sae_analysis.main.shards import part_of
@@ -43,7 +44,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.add_argument("--threads", type=positive, help="processor threads (default: as then)")
     parser.add_argument("--firings", type=count, help="see real (default: as then)")
     parser.add_argument("--no-figures", action="store_true", help="write JSON only")
-    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_manner_options(parser)
     add_drawing_options(parser)
 
 
@@ -66,11 +67,11 @@ def run(options: argparse.Namespace) -> int:
             say(f"Wrote {storage.place(FINISHED)}, {len(shards)} of {header['count']} shards.")
             return 0
         asked = argparse.Namespace(**header["asked"])
-        names = names_of(asked, "model", "sae", "corpus")
+        names, then = names_of(asked, "model", "sae", "corpus"), argparse.Namespace(**header["asked"])
         vars(asked).update({key: value for key, value in vars(options).items() if value is not None})
         planned = _plan(asked, header)
         table = real.new_table(asked)
-        real.write(describe(planned, collected, text, names, table), asked, table)
+        real.write(with_asked(describe(planned, collected, text, names, table), then), asked, table)
     return 0
 
 

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.arguments import duration, name, positive
+from sae_analysis.main.repeating import with_asked
 from sae_analysis.main.running import model_loader, names_of
 from sae_analysis.main.screen import say, spending_bar
 
@@ -79,7 +80,8 @@ def read_text(
 
     planned = plan(site, selection, settings, everything=table is not None)
     collected, text, unfinished = gather(planned, corpus, options)
-    result = describe(planned, collected, text, names_of(options, "model", "sae", "corpus"), table)
+    names = names_of(options, "model", "sae", "corpus")
+    result = with_asked(describe(planned, collected, text, names, table), options)
     if write:
         write(result)
     unfinished.remove()

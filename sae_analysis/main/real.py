@@ -15,7 +15,9 @@ from sae_analysis.main.arguments import (
     shard,
 )
 from sae_analysis.main.reading import add_long_run_options, read_text
-from sae_analysis.main.running import open_site, print_rows, subject_rows, write_pictures
+from sae_analysis.main.repeating import add_config_option
+from sae_analysis.main.running import open_site, pictures, subject_rows
+from sae_analysis.main.screen import print_rows, print_summary
 from sae_analysis.main.shards import read_shard
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         description="Run text through a model and an SAE; write pictures and JSON of what each feature does.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, mode="real")
+    add_config_option(parser)
     add_subject_options(parser, seed="seed of random features and examples")
     _add_text_options(parser)
     add_long_run_options(parser).add_argument(
@@ -158,8 +161,9 @@ def write(result: "AnalysisResult", options: argparse.Namespace, table: "Feature
     if table:
         written.append(options.output / "real.parquet")
         write_whole(written[1], table.finish(result.provenance))
-    print_rows(_rows(result))
-    write_pictures(result, options, written)
+    rows = _rows(result)
+    print_rows(rows)
+    print_summary(rows, [*written, *pictures(result, options)], options.output)
 
 
 def _rows(result: "AnalysisResult") -> dict[str, str]:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, name, threads
-from sae_analysis.main.running import drawing_of, print_files
-from sae_analysis.main.screen import page_bar
+from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, name, threads
+from sae_analysis.main.running import drawing_of
+from sae_analysis.main.screen import page_bar, print_summary
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -28,7 +28,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
     parser.add_argument("--threads", type=threads, help="processes (default: one for each core)")
-    parser.add_argument("--verbose", action="store_true", help="say more about what happens")
+    add_manner_options(parser)
     add_drawing_options(parser)
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         folder = options.output or path.parent
         prepare_folder(folder)
         written = _draw(path, result, folder, drawing_of(options))
-        print_files([*written, browse(result, folder)], folder)
+        print_summary({}, [*written, browse(result, folder)], folder)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,24 +80,17 @@ def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:
     }
 
 
-def print_rows(rows: dict[str, str]) -> None:
-    """Print a report."""
-    for row, text in rows.items():
-        print(f"{row + ':':<10}{text}")
+def pictures(result: "AnalysisResult", options: argparse.Namespace) -> list[Path]:
+    """Draw the pages of a result that is written already, unless told not to, and return their files."""
+    if options.no_figures:
+        return []
+    from sae_analysis.reports import browse
+    from sae_analysis.visualizer import visualize_features
 
-
-def write_pictures(result: "AnalysisResult", options: argparse.Namespace, before: Sequence[Path]) -> None:
-    """Draw the pages of a result that is written already, unless told not to, and list all files, those before too."""
-    written = [*before]
-    if not options.no_figures:
-        from sae_analysis.reports import browse
-        from sae_analysis.visualizer import visualize_features
-
-        with page_bar() as advance:
-            kind = result.provenance.analysis
-            written += visualize_features(result, options.output, kind, drawing=drawing_of(options), progress=advance)
-        written.append(browse(result, options.output))
-    print_files(written, options.output)
+    with page_bar() as advance:
+        kind = result.provenance.analysis
+        written = visualize_features(result, options.output, kind, drawing=drawing_of(options), progress=advance)
+    return [*written, browse(result, options.output)]
 
 
 def drawing_of(options: argparse.Namespace) -> "Drawing":
@@ -110,10 +103,3 @@ def drawing_of(options: argparse.Namespace) -> "Drawing":
         formats=tuple(dict.fromkeys(("png", options.format))),
         processes=options.threads or os.cpu_count() or 1,
     )
-
-
-def print_files(written: Sequence[Path], folder: Path) -> None:
-    """List what was written."""
-    print(f"Wrote {len(written)} files to {folder}:")
-    for path in written:
-        print(f"  {path}")

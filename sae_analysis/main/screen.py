@@ -1,13 +1,82 @@
 """What is said while a command runs: lines on stderr, and bars where somebody looks."""
 
+import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_RED, _PLAIN = "\033[1;31m", "\033[0m"
+
+_MOST_LISTED = 12
+"""Files that are named one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """What the command that runs is to print."""
+
+    is_quiet: bool = False
+    as_json: bool = False
+
+
+_manner = _Manner()
+
+
+def set_manner(*, is_quiet: bool, as_json: bool) -> None:
+    """Have this process print results as JSON, or nothing but errors and what is asked for, from now on."""
+    global _manner  # noqa: PLW0603 - of the process, as stdout and stderr are
+    _manner = _Manner(is_quiet=is_quiet, as_json=as_json)
 
 
 def say(message: str) -> None:
     """Print a line that is no result."""
-    print(message, file=sys.stderr)
+    if not _manner.is_quiet:
+        print(message, file=sys.stderr)
+
+
+def print_rows(rows: Mapping[str, str]) -> None:
+    """Print a report, unless ``print_summary`` is to print it as JSON."""
+    if _manner.is_quiet or _manner.as_json:
+        return
+    for row, text in rows.items():
+        print(f"{row + ':':<10}{text}")
+
+
+def print_summary(rows: Mapping[str, str], written: Sequence[Path], folder: Path) -> None:
+    """Print the last of a command: what was written, and where to look; as JSON, a line with the report in it too."""
+    pages = [path for path in written if path.suffix == ".html"]
+    if _manner.as_json:
+        files = {"output": str(folder), "files": list(map(str, written)), "browse": str(pages[0]) if pages else None}
+        print(json.dumps({"report": {row.lower(): text for row, text in rows.items()}} | files, ensure_ascii=False))
+    elif not _manner.is_quiet:
+        print(f"Wrote {len(written)} file{'s' * (len(written) != 1)} to {folder}:")
+        for path in written[:_MOST_LISTED]:
+            print(f"  {path}")
+        if len(written) > _MOST_LISTED:
+            print(f"  … and {len(written) - _MOST_LISTED} more")
+        for page in pages:
+            print(f"To look at them, open {page}")
+
+
+def print_error(message: str) -> None:
+    """Print one line, whatever a library put into its message; on a terminal that wants colours in one."""
+    line = " ".join(message.splitlines())
+    is_plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    print("error:" if is_plain else f"{_RED}error:{_PLAIN}", line, file=sys.stderr)
+
+
+def _bar(**options: Any) -> "tqdm":  # noqa: ANN401 - as tqdm has them
+    """Return a bar with rate and time left, which shows where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(disable=True if _manner.is_quiet else None, **options)
 
 
 @contextmanager
@@ -16,9 +85,7 @@ def spending_bar(does: str, unit: str, done: int = 0) -> Iterator[Callable[[int,
 
     ``done`` is what was done before, by somebody else.
     """
-    from tqdm import tqdm
-
-    with tqdm(initial=done, unit=unit, unit_scale=True, desc=does, disable=None) as bar:
+    with _bar(initial=done, unit=unit, unit_scale=True, desc=does) as bar:
 
         def advance(done: int, expected: int | None) -> None:
             bar.total = expected
@@ -30,13 +97,11 @@ def spending_bar(does: str, unit: str, done: int = 0) -> Iterator[Callable[[int,
 @contextmanager
 def hook_bar() -> Iterator[Callable[[int, int], None]]:
     """Yield a bar that appears only if hooks are tried."""
-    from tqdm import tqdm
-
     bars: list[tqdm] = []
 
     def advance(tried: int, total: int) -> None:
         if not bars or bars[-1].n == bars[-1].total:  # of each batch of text once more
-            bars.append(tqdm(total=total, unit="hook", desc="trying", disable=None, leave=False))
+            bars.append(_bar(total=total, unit="hook", desc="trying", leave=False))
         bars[-1].update(tried)
 
     try:
@@ -49,9 +114,7 @@ def hook_bar() -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def page_bar() -> Iterator[Callable[[int, int], None]]:
     """Yield a function of the pages drawn and the pages in all."""
-    from tqdm import tqdm
-
-    with tqdm(unit="page", desc="drawing", disable=None) as bar:
+    with _bar(unit="page", desc="drawing") as bar:
 
         def advance(drawn: int, total: int) -> None:
             bar.total = total

@@ -1,11 +1,11 @@
 """A shard of a text, read by a process of its own, and what it leaves for ``merge``."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main.reading import gather
-from sae_analysis.main.running import print_rows
-from sae_analysis.main.screen import say
+from sae_analysis.main.screen import print_rows, print_summary, say
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
@@ -40,13 +40,13 @@ def read_shard(
     storage.write(FINISHED, part_of(header, collected, text))
     unfinished.remove()
     counts = collected.counts
-    print_rows(
-        {
-            "Shard": f"{options.shard}: {counts['documents']:,} documents, {counts['windows']:,} windows",
-            "Tokens": f"{collected.token_count:,} counted",
-            "Wrote": f"{storage.place(FINISHED)}; when all shards are there: merge FOLDER … --output FOLDER",
-        }
-    )
+    rows = {
+        "Shard": f"{options.shard}: {counts['documents']:,} documents, {counts['windows']:,} windows",
+        "Tokens": f"{collected.token_count:,} counted",
+    }
+    print_rows(rows)
+    print_summary(rows, [Path(options.output) / FINISHED], options.output)
+    say("When all shards are there: merge FOLDER … --output FOLDER")
 
 
 def part_of(header: dict[str, Any], collected: "Collected", text: "TextRead") -> "Part":

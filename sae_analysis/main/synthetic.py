@@ -20,8 +20,9 @@ from sae_analysis.main.arguments import (
     rate,
 )
 from sae_analysis.main.reading import add_long_run_options, read_text, workers_of
-from sae_analysis.main.running import model_loader, names_of, open_site, print_rows, subject_rows, write_pictures
-from sae_analysis.main.screen import say, spending_bar
+from sae_analysis.main.repeating import add_config_option, with_asked
+from sae_analysis.main.running import model_loader, names_of, open_site, pictures, subject_rows
+from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.artifacts import FinishedFeatures
@@ -44,7 +45,8 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         "A run that was interrupted goes on when the same command is given again.",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, mode="synthetic")
+    add_config_option(parser)
     add_subject_options(parser, seed="seed of random features and of the search: same seed, same tokens")
     add_search_options(parser)
     _add_text_options(parser)
@@ -138,7 +140,7 @@ def search(
         done, _ = finished.read()
         say(f"{len(done)} of {len(planned.features)} features are finished; the same command goes on from there.")
         raise
-    yield result
+    yield with_asked(result, options)
     finished.remove()
 
 
@@ -163,8 +165,9 @@ def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> 
 
     json_path = options.output / "synthetic.json"
     write_result(result, json_path)
-    print_rows(_rows(result, d_sae))
-    write_pictures(result, options, [json_path])
+    rows = _rows(result, d_sae)
+    print_rows(rows)
+    print_summary(rows, [json_path, *pictures(result, options)], options.output)
 
 
 def _corpus(options: argparse.Namespace) -> "Corpus | None":

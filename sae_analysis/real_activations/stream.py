@@ -18,7 +18,7 @@ from sae_analysis.sae_interface import Encoder, Screen, SparseCode
 EARLY_CHECK_TOKENS = 4096
 """Kept tokens after which a hopeless fit ends the run."""
 
-_TIMED_TOKENS = 256
+_TIMED_TOKENS = 512
 """Tokens of the first batch on which ways to encode are timed."""
 
 

@@ -190,7 +190,7 @@ def _all_begin(tensors: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file; tensors by key, of the shapes in the file (``[...]``).
 
     Raises:
         SAEFormatError: it is damaged.

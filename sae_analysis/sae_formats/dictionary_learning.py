@@ -43,7 +43,13 @@ def about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def rescaled(weights: Weights, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the weights of a mid-run backup for raw activations; those of a finished file as they are."""
+    """Return the weights of a mid-run backup for raw activations; those of a finished file as they are.
+
+    Biases and thresholds ``[d_sae]``, ``[d_in]`` are multiplied by ``norm_factor``, which activations were divided by.
+
+    Raises:
+        SAEFormatError: ``norm_factor`` is no number above 0.
+    """
     factor = checkpoint.values.get("norm_factor", 1.0)
     if not isinstance(factor, (int, float)) or not 0 < factor < torch.finfo(torch.float32).max:
         raise SAEFormatError(

@@ -132,7 +132,7 @@ def assemble(weights: Weights, rule: ActivationRule, *, subtract_b_dec: bool, **
 
 
 def with_unit_decoder(weights: Weights) -> dict[str, Tensor]:
-    """Return weights whose decoder rows have norm 1, and whose activations are larger by what the rows lost."""
+    """Return weights whose rows of ``W_dec [d_sae, d_out]`` have norm 1, and activations larger by what these lost."""
     W_dec = weights["W_dec"].float()
     norms = W_dec.norm(dim=1)
     return dict(weights) | {
@@ -143,7 +143,7 @@ def with_unit_decoder(weights: Weights) -> dict[str, Tensor]:
 
 
 def whole_number(value: Tensor, name: str, checkpoint: Checkpoint) -> int:
-    """Return a tensor of one whole number as an int.
+    """Return a tensor of one whole number, ``[]`` or ``[1]``, as an int.
 
     Raises:
         SAEFormatError: it holds something else.

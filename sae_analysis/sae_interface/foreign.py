@@ -73,7 +73,7 @@ class ForeignSAE:
     def decode(
         self, features: Float[Tensor, "*batch d_sae"], _x: Tensor | None = None
     ) -> Float[Tensor, "*batch d_out"]:
-        """Return the module's reconstruction.
+        """Return the module's reconstruction; its input ``[... d_in]`` is not needed.
 
         Raises:
             SAEFormatError: it has no ``decode``.

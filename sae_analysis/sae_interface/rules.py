@@ -110,7 +110,7 @@ class JumpReLU(SeparableRule):
         return pre_activation - self.floor()
 
     def floor(self) -> Tensor:
-        """Return the threshold, or zero where that is higher."""
+        """Return the threshold, or zero where that is higher, ``[d_sae]``."""
         return self.threshold.relu()
 
     def __str__(self) -> str:
@@ -184,7 +184,11 @@ class SelectingRule(ActivationRule):
         return torch.zeros_like(pre_activation).scatter(-1, indices, values)
 
     def check(self, d_sae: int) -> None:
-        """Refuse also a k beyond the dictionary."""
+        """Refuse also a k beyond the dictionary.
+
+        Raises:
+            SAEFormatError: it is.
+        """
         super().check(d_sae)
         if not 1 <= self.k <= d_sae:
             raise SAEFormatError(f"The SAE's k is {self.k}, but it has {d_sae} features: its file is damaged.")
@@ -270,7 +274,11 @@ class GroupMax(SelectingRule):
         return torch.minimum(pre_activation, _lead(groups, 1, groups).flatten(-2))
 
     def check(self, d_sae: int) -> None:
-        """Refuse also a number of groups that does not divide the dictionary."""
+        """Refuse also a number of groups that does not divide the dictionary.
+
+        Raises:
+            SAEFormatError: it does not.
+        """
         super().check(d_sae)
         if d_sae % self.k:
             raise SAEFormatError(f"The SAE's {d_sae} features cannot be cut into {self.k} equal groups.")

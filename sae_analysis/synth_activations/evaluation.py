@@ -43,7 +43,7 @@ class Fluency:
 
 
 def check_finite(site: Site, values: Tensor) -> None:
-    """Refuse to go on with values that are no numbers.
+    """Refuse to go on with values ``[...]`` that are no numbers.
 
     Raises:
         ModelError: there are such values.
@@ -177,7 +177,11 @@ class Evaluator:
     def sample(
         self, count: int, length: int, candidates: Int64[Tensor, " allowed"], generator: torch.Generator
     ) -> Int64[Tensor, "sequences seq"]:
-        """Return what the model itself would write, of candidate tokens; without BOS the first one is any of them."""
+        """Return what the model itself would write, of candidate tokens; without BOS the first one is any of them.
+
+        Raises:
+            ModelError: logits that are no numbers.
+        """
         model, memory = self.site.model, self.site.model.new_memory()
         ids = candidates[torch.randint(len(candidates), (count, int(not self.site.prepend_bos)), generator=generator)]
         unread = self._with_bos(ids)

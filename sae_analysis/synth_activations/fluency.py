@@ -32,14 +32,17 @@ class FluentPopulation(Population):
         super().__init__(features, slots, length, min(LIKELY, allowed))
 
     def parents(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return features that have any, and a slot of each: of the least fluent level only if there is no other."""
+        """Return features that have any ``[n]``, and a slot of each ``[n]``.
+
+        The slot is of the least fluent level only if there is no other.
+        """
         filled = self.value > -np.inf
         filled[:, -LEVEL_SLOTS:] &= ~filled[:, :-LEVEL_SLOTS].any(axis=1, keepdims=True)
         places = np.flatnonzero(filled.any(axis=1))
         return places, np.where(filled[places], rng.random((len(places), filled.shape[1])), -1).argmax(axis=1)
 
     def bars(self, places: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """Return what children of these parents must exceed to be of use even if a level more fluent than they."""
+        """Return what children of these parents ``[n]`` must exceed, ``[n]``, to be of use a level more fluent."""
         best = self.value.reshape(len(self.value), -1, LEVEL_SLOTS).max(axis=2)
         level = slots // LEVEL_SLOTS
         more_fluent = np.maximum.accumulate(best, axis=1)[places, np.maximum(level - 1, 0)]
@@ -48,7 +51,10 @@ class FluentPopulation(Population):
     def admit(
         self, brood: Brood, picked: list[tuple[int, int]], measure: Callable[[Ids], Fluency], spent: int
     ) -> np.ndarray:
-        """Measure the picked children (row, sibling), and keep the strongest of each level; return which were kept."""
+        """Measure the picked children (row, sibling), and keep the strongest of each level.
+
+        Returns which were kept, ``[rows siblings]``.
+        """
         kept = np.zeros(brood.value.shape, bool)
         if not picked:
             return kept

@@ -47,7 +47,7 @@ class Population:
         self.has_promising = np.zeros((features, slots), bool)
 
     def clear(self, places: np.ndarray) -> None:
-        """Empty the slots of some features."""
+        """Empty the slots of some features, ``[n]``."""
         self.value[places] = -np.inf
 
     def known(self, place: int) -> set[tuple[int, ...]]:

@@ -20,7 +20,7 @@ class Starts:
         seeds: Sequence[Sequence[Sequence[int]]],
         rng: np.random.Generator,
     ) -> None:
-        """Prepare; ``seeds`` are real text for each feature."""
+        """Prepare; ``allowed [n]`` are the tokens to take, ``seeds`` real text for each feature."""
         self._sources, self._allowed = sources, allowed
         self._seeds, self._rng = seeds, rng
         self._turn = [0] * len(seeds)

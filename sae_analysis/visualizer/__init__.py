@@ -1,11 +1,10 @@
 """Pictures of features: records in, pages out as PNG, SVG or PDF; nothing is recomputed.
 
 Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``, ``search_page``, ``comparison_page``,
-``feature_comparison_page``), so that a test or a notebook can read them back; ``visualize_features`` and
+``feature_comparison_page``), so that a test can read them back and a notebook shows them; ``visualize_features`` and
 ``visualize_comparison`` write them all.
 """
 
-import io
 import math
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-import png
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, Comparison, FeatureStats
 from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
+from sae_analysis.visualizer.encoding import as_outlines, as_png
 from sae_analysis.visualizer.pages import feature_page, statistics_page
 from sae_analysis.visualizer.sheet import Cell, Lettering, Page
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY, summary_page
@@ -50,9 +45,6 @@ __all__ = [
     "visualize_features",
     "write_page",
 ]
-
-_COMPRESSION = 2
-"""Files 2 % larger than at zlib's default, in half of the time."""
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -186,41 +178,5 @@ def write_page(page: Page, path: Path) -> Path:
         OutputError: The folder or the file cannot be written.
     """
     prepare_folder(path.parent)
-    write_whole(path, _encoded(page) if path.suffix == ".png" else _outlined(page, path.suffix.removeprefix(".")))
+    write_whole(path, as_png(page) if path.suffix == ".png" else as_outlines(page, path.suffix[1:]))
     return path
-
-
-def _outlined(page: Page, ending: str) -> bytes:
-    """Return the page as SVG or PDF; without a date, so that the same page gives the same bytes."""
-    file = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "page"}):
-        page.savefig(file, format=ending, facecolor=page.get_facecolor(), metadata=_NO_DATE[ending])
-    return file.getvalue()
-
-
-_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-
-
-def _encoded(page: Page) -> bytes:
-    """Return the page as PNG, without the alpha channel no page uses.
-
-    Rows are not filtered: on pages, which are flat colour and letters, the filters of other writers take more than half
-    of the time to write a file and make it a quarter larger.
-    """
-    canvas = FigureCanvasAgg(page)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
-    height, width, _ = pixels.shape
-    dots = round(page.dpi / 0.0254)  # to the metre
-    writer = png.Writer(
-        width,
-        height,
-        greyscale=False,  # pyright: ignore[reportArgumentType] - whose type is guessed from a default of its own
-        compression=_COMPRESSION,
-        x_pixels_per_unit=dots,
-        y_pixels_per_unit=dots,
-        unit_is_meter=True,
-    )
-    file = io.BytesIO()
-    writer.write_packed(file, pixels.reshape(height, -1))
-    return file.getvalue()

@@ -151,7 +151,7 @@ def draw_dots(axes: Axes, points: Points, face: Colour, edge: Colour, size: floa
 
 
 def held_at(points: Points, levels: Sequence[float]) -> np.ndarray:
-    """Return the values of steps at some levels; 0 before the first."""
+    """Return the values of steps at some levels, ``[levels]``; 0 before the first."""
     xs = np.array([x for x, _ in points])
     values = np.array([0.0, *(value for _, value in points)])
     return values[np.searchsorted(xs, levels, side="right")]

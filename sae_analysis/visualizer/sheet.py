@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
+from sae_analysis.visualizer.encoding import as_png
 from sae_analysis.visualizer.fonts import Shaped, shape
 from sae_analysis.visualizer.theme import PAGE_WIDTH, SMALL, Colour, Theme
 from sae_analysis.visualizer.tokens import MARK_SIZE, Kind, Line
@@ -79,6 +80,10 @@ class Page(Figure):
     lettering: tuple[Lettering, ...] = ()
     cells: tuple[Cell, ...] = ()
     plots: dict[str, Axes]
+
+    def _repr_png_(self) -> bytes:
+        """Return the page as a notebook shows it."""
+        return as_png(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""``--config``: a run again, from what its result says was asked for."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # heavy: loaded when a mode runs
+    from sae_analysis.records import AnalysisResult, Asked
+
+_WHERE_AND_HOW_FAST = (
+    "output",
+    "threads",
+    "shard",
+    "checkpoint_every",
+    "storage",
+    "engine",
+    "num_workers",
+    "ray_address",
+)
+_HOW_IT_LOOKS = ("no_figures", "dpi", "theme", "format", "verbose", "quiet", "json", "config")
+"""Options that no number depends on, given the same threads."""
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add what repeats a run."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="result of an earlier run of this mode, whose options are taken wherever none are given here",
+    )
+
+
+def asked_for(options: argparse.Namespace) -> "Asked":
+    """Return mode and options as a result keeps them."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if name not in _WHERE_AND_HOW_FAST + _HOW_IT_LOOKS
+        and (value is None or isinstance(value, (bool, int, float, str, list)))
+    }
+
+
+def with_asked(result: "AnalysisResult", options: argparse.Namespace) -> "AnalysisResult":
+    """Return a result that says what was asked for."""
+    from dataclasses import replace
+
+    return replace(result, provenance=replace(result.provenance, asked=asked_for(options)))
+
+
+def arguments_of(path: str, mode: str) -> list[str]:
+    """Return what would have to be typed behind the mode for a result to be made again.
+
+    Raises:
+        OutputError: no result of this mode, or of no mode at all.
+    """
+    from sae_analysis.artifacts import read_any
+    from sae_analysis.errors import OutputError
+    from sae_analysis.records import ComparisonResult
+
+    result = read_any(Path(path))
+    run = result.real if isinstance(result, ComparisonResult) else result.provenance
+    asked = result.asked if isinstance(result, ComparisonResult) else run.asked
+    if asked.get("mode") != mode:
+        made = f"by {asked['mode']}" if asked.get("mode") else "from Python, or by an earlier version"
+        raise OutputError(f"Result {path} was made {made}, and {mode} cannot repeat it: give a result of {mode}.")
+    threads = run.options.get("threads")  # which decide about last bits
+    return [*_typed(asked), *(("--threads", threads) if isinstance(threads, str) and threads.isdecimal() else ())]
+
+
+def _typed(asked: "Asked") -> list[str]:
+    typed: list[str] = []
+    for name, value in asked.items():
+        if name == "mode":
+            continue
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            typed.append(flag)
+        elif isinstance(value, tuple):
+            typed += [flag, *map(str, value)] if value else []
+        elif value is not None and value is not False:
+            typed.append(f"{flag}={value}")
+    return typed

@@ -1,0 +1,210 @@
+"""How the command line behaves: what is printed on whose wish, and a run again from its result."""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from sae_analysis.artifacts import read_any, read_result
+from sae_analysis.errors import OutputError
+from sae_analysis.main import main, screen
+from sae_analysis.main.repeating import arguments_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def options(model_folder, fitting_sae_folder, corpus_file):
+    return ["--model", str(model_folder), "--sae", str(fitting_sae_folder), "--corpus", str(corpus_file)]
+
+
+def content(path):
+    """Return a result without the time at which it was made."""
+    found = json.loads(path.read_text())
+    for run in (found.get("provenance"), found.get("real"), found.get("synthetic")):
+        if run:
+            run["created"] = ""
+    return found
+
+
+# --- quiet, JSON, the last line ------------------------------------------------------------------------------------
+
+
+def test_a_quiet_run_says_nothing_and_an_error_all_the_same(options, tmp_path, capsys):
+    plain = ["real", *options, "--features", "1", "--no-figures", "--seq-len", "32", "--output", str(tmp_path)]
+    assert main([*plain, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main([*plain, "--quiet", "--features", "999"]) == 2
+    assert capsys.readouterr().err.startswith("error: Feature 999 does not exist")
+    assert main(plain) == 0
+    assert capsys.readouterr().out.startswith("SAE: "), "quiet is of one command"
+
+
+def test_a_summary_as_json_is_a_line_with_the_report_and_the_files(options, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["real", *options, "--features", "1", "--seq-len", "32", "--output", str(out), "--json"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    said = json.loads(line)
+    assert said["files"][0] == str(out / "real.json")
+    assert sorted(map(Path, said["files"])) == sorted(out.iterdir())
+    assert (said["output"], said["browse"]) == (str(out), str(out / "index.html"))
+    fit = read_result(out / "real.json").fit
+    assert list(said["report"]) == ["sae", "model", "hook", "corpus", "tokens", "bos", "fit", "features"]
+    assert said["report"]["fit"].startswith(f"explained variance {fit.explained_variance:.3f}")
+    assert main(["redraw", str(out / "real.json"), "--output", str(tmp_path / "again"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["report"] == {}
+    assert sorted(map(Path, again["files"])) == sorted((tmp_path / "again").iterdir())
+
+
+def test_the_last_line_says_where_to_look_and_many_files_are_not_listed(tmp_path, capsys):
+    screen.set_manner(is_quiet=False, as_json=False)
+    pages = [tmp_path / f"feature_{number}_real.png" for number in range(20)]
+    screen.print_summary({}, [*pages, tmp_path / "index.html"], tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Wrote 21 files to {tmp_path}:",
+        *(f"  {page}" for page in pages[:12]),
+        "  … and 9 more",
+        f"To look at them, open {tmp_path / 'index.html'}",
+    ]
+    screen.print_summary({}, [tmp_path / "real.json"], tmp_path)
+    assert capsys.readouterr().out == f"Wrote 1 file to {tmp_path}:\n  {tmp_path / 'real.json'}\n"
+
+
+def on_a_terminal(*arguments, **environment):
+    """Return what a command prints to a terminal."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+    command = [sys.executable, "main.py", *arguments]
+    clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(command, cwd=ROOT, stderr=theirs, stdout=theirs, env=clean | environment)
+    os.close(theirs)
+    printed = b""
+    try:
+        while block := os.read(ours, 1 << 12):
+            printed += block
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    process.wait()
+    return printed.decode()
+
+
+def test_colours_are_for_terminals_alone_and_for_those_who_want_them():
+    assert "\x1b[1;31merror:\x1b[0m argument --features" in on_a_terminal("real", "--features")
+    assert "\x1b[" not in on_a_terminal("real", "--features", NO_COLOR="1")
+    found = subprocess.run(
+        [sys.executable, "main.py", "real", "--features"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert found.stderr.startswith(b"error: argument --features")
+
+
+def test_bars_show_rate_and_time_left_on_a_terminal_unless_quiet(options, tmp_path):
+    run = ["real", *options, "--features", "1", "--seq-len", "32", "--no-figures", "--output", str(tmp_path)]
+    loud = on_a_terminal(*run)
+    assert "reading: " in loud
+    assert "tok/s" in loud
+    assert on_a_terminal(*run, "--quiet") == ""
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    from importlib.metadata import version
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"sae-analysis {version('sae-analysis')}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["re"], ["real", "redraw"]),
+        (["real", "--check"], ["--checkpoint-every"]),
+        (["real", "--theme", ""], ["light", "dark", "print"]),
+        (["inspect", "--sae", "LIC"], ["LICENSE"]),
+    ],
+)
+def test_a_shell_completes_modes_options_values_and_files(typed, offered, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", "bash"])
+    assert ended.value.code == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    words = " ".join(f"'{word}'" for word in ("sae-analysis", *typed))
+    script = (
+        f"source {tmp_path / 'completion'}; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; "
+        "_shtab_sae_analysis; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    found = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == offered, found.stderr
+
+
+# --- again ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_repeated_from_its_result(options, tmp_path):
+    asked = ["--features", "2,0", "--seq-len", "24", "--max-tokens", "300", "--max-examples", "3", "--seed", "0"]
+    asked += ["--norm-outliers", "7.5", "--pack", "--table"]
+    assert main(["real", *options, *asked, "--threads", "1", "--no-figures", "--output", str(tmp_path / "one")]) == 0
+    first = tmp_path / "one" / "real.json"
+    assert main(["real", "--config", str(first), "--no-figures", "--output", str(tmp_path / "two")]) == 0
+    assert content(tmp_path / "two" / "real.json") == content(first)
+    assert (tmp_path / "two" / "real.parquet").exists()
+    run = read_result(first).provenance
+    assert {"mode": "real", "features": "2,0", "pack": True, "hook": None, "norm_outliers": 7.5}.items() <= (
+        run.asked.items()
+    )
+    assert not {"output", "threads", "no_figures", "run", "config"} & run.asked.keys()
+    # What is typed beside it counts.
+    other = ["--features", "1", "--output", str(tmp_path / "three")]
+    assert main(["real", "--config", str(first), "--no-figures", *other]) == 0
+    third = read_result(tmp_path / "three" / "real.json")
+    assert [stats.feature_idx for stats in third.features] == [1]
+    assert third.provenance.options == run.options
+
+
+def test_a_search_and_a_comparison_are_repeated_too(options, tmp_path):
+    searched = ["--features", "1", "--budget", "300", "--seq-len", "4", "--n-steps", "0", "--firings", "0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = ["--threads", "1", "--no-figures"]
+    assert main(["compare", *options, *searched, *common, "--output", str(one)]) == 0
+    # A search says nothing of threads, which its results follow in the last digits.
+    assert main(["compare", "--config", str(one / "comparison.json"), *common, "--output", str(two)]) == 0
+    for kind in ("real", "synthetic", "comparison"):
+        assert content(two / f"{kind}.json") == content(one / f"{kind}.json"), kind
+    typed = arguments_of(str(one / "synthetic.json"), "compare")
+    assert "--n-steps=0" in typed
+    assert "--firings=0" in typed
+    given = ["--real", str(one / "real.json"), "--synthetic", str(one / "synthetic.json"), str(two / "synthetic.json")]
+    assert main(["compare", *given, "--no-figures", "--output", str(tmp_path / "given")]) == 0
+    assert read_any(tmp_path / "given" / "comparison.json").asked["synthetic"] == (given[3], given[4])
+    again = ["compare", "--config", str(tmp_path / "given" / "comparison.json"), "--output", str(tmp_path / "again")]
+    assert main([*again, "--no-figures"]) == 0
+    assert content(tmp_path / "again" / "comparison.json") == content(tmp_path / "given" / "comparison.json")
+
+
+def test_a_result_of_another_mode_or_of_none_is_refused(options, tmp_path, capsys):
+    run = [*options, "--features", "1", "--seq-len", "32", "--no-figures", "--output", str(tmp_path)]
+    assert main(["real", *run]) == 0
+    capsys.readouterr()
+    path = tmp_path / "real.json"
+    assert main(["synthetic", "--config", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: Result {path} was made by real, and synthetic cannot repeat it: give a result of synthetic.\n"
+    )
+    old = json.loads(path.read_text())
+    del old["provenance"]["asked"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(OutputError, match="was made from Python, or by an earlier version, and real cannot"):
+        arguments_of(str(path), "real")
+    old["provenance"]["asked"] = {"mode": "real", "no_such_option": 1}
+    path.write_text(json.dumps(old))
+    with pytest.raises(SystemExit):
+        main(["real", "--config", str(path)])
+    assert capsys.readouterr().err == ("error: unrecognized arguments: --no-such-option=1 (see sae-analysis --help)\n")
