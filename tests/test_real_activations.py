@@ -204,6 +204,7 @@ def test_the_library_function_takes_paths_objects_and_documents(
     ]
     by_path = analyze_real_activations(str(sae_folder), str(model_folder), "2,1", corpus_file, settings=SHORT)
     by_object = analyze_real_activations(sae, model, [2, 1], documents, settings=SHORT)
+    assert analyze_real_activations(sae, model, [2, 1], [corpus_file], settings=SHORT) == by_object
     by_module = analyze_real_activations(
         sae.model, model, [2, 1], documents, settings=SHORT, hook="blocks.1.hook_resid_post"
     )

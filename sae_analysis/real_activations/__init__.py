@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -37,7 +38,7 @@ def analyze_real_activations(
     sae_model: AnySAE,
     transformer_model: AnyModel,
     feature_indices: Sequence[int] | str,
-    corpus: str | Path | Iterable[Document],
+    corpus: str | Path | Sequence[Path] | Iterable[Document],
     *,
     hook: str | None = None,
     hook_out: str | None = None,
@@ -47,17 +48,24 @@ def analyze_real_activations(
     """Return what each feature does on a corpus, by feature index.
 
     SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
-    such as ``"0-10,50-60"`` or ``"random:20"``.
+    such as ``"0-10,50-60"`` or ``"random:20"``; the corpus is a file, a folder, files, or documents.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
     """
     settings = settings or RealSettings()
     sae, model, selection = open_subject(sae_model, transformer_model, feature_indices)
-    documents = Corpus(source=corpus) if isinstance(corpus, (str, Path)) else corpus
+    documents = _documents(corpus)
     again = documents if isinstance(documents, (Corpus, Sequence)) else None  # what can be read only once is kept whole
     site = attach(sae, model, hook, settings.bos, hook_out=hook_out, documents=again)
     return analyze(site, selection, documents, settings, progress=progress).by_feature()
+
+
+def _documents(corpus: str | Path | Sequence[Path] | Iterable[Document]) -> Iterable[Document]:
+    if isinstance(corpus, (str, Path)):
+        return Corpus(source=corpus)
+    files = [one for one in corpus if isinstance(one, Path)] if isinstance(corpus, Sequence) else []
+    return Corpus(source=files) if files else cast(Iterable[Document], corpus)
 
 
 def analyze(
