@@ -73,14 +73,17 @@ def default_sae_path() -> Path:
     """Folder of the shipped SAE, trained on ``blocks.9.hook_resid_post`` of the demo model.
 
     Raises:
-        SAEFormatError: The package runs without the checkout it belongs to.
+        SAEFormatError: It is not there: the package was copied without it.
     """
-    folder = Path(__file__).resolve().parent.parent / "demo" / "sae"
+    package = Path(__file__).resolve().parent
+    folder = package.parent / "demo" / "sae"  # of the checkout
+    if not folder.is_dir() and (installed := package / "demo_sae").is_dir():
+        folder = installed
     missing = [name for name in ("ae.pt", "config.json") if not (folder / name).is_file()]
     if missing:
         raise SAEFormatError(
             f"the demo SAE should be in {folder}, which lacks {' and '.join(missing)}; "
-            "run from a full checkout, or name an SAE of your own with --sae"
+            "install the package as it is published, or name an SAE of your own with --sae"
         )
     return folder
 

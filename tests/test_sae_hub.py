@@ -134,8 +134,8 @@ def test_a_name_that_saelens_does_not_list_names_the_nearest():
 def test_without_saelens_its_names_mean_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sae_lens", None)
     assert refusal("saelens:a/b") == (
-        "SAE 'saelens:a/b' is a name of SAELens, which is not installed: pip install 'sae-analysis[saelens]', or give the "
-        "repository's own name and folder."
+        "SAE 'saelens:a/b' is a name of SAELens, which is not installed: pip install 'sae-analysis[saelens]', or "
+        "give the repository's own name and folder."
     )
 
 

@@ -46,8 +46,8 @@ def _listed_by_saelens(name: str) -> Located:
         listed = importlib.import_module("sae_lens.loading.pretrained_saes_directory").get_pretrained_saes_directory()
     except ImportError:
         raise SAEFormatError(
-            f"SAE '{name}' is a name of SAELens, which is not installed: pip install 'sae-analysis[saelens]', or give the "
-            "repository's own name and folder."
+            f"SAE '{name}' is a name of SAELens, which is not installed: pip install 'sae-analysis[saelens]', or "
+            "give the repository's own name and folder."
         ) from None
     release, _, sae_id = name.removeprefix(_SAELENS).partition("/")
     if release not in listed:

@@ -26,7 +26,8 @@ from sae_analysis.synth_activations.planning import Plan, SynthSettings, plan
 from sae_analysis.synth_activations.real_windows import RealResult, check_origin
 from sae_analysis.synth_activations.report import Reporter
 from sae_analysis.synth_activations.scoring import Reader
-from sae_analysis.synth_activations.search import Found, Search, Searched, SearchSettings
+from sae_analysis.synth_activations.search import Search
+from sae_analysis.synth_activations.terms import Found, Searched, SearchSettings
 from sae_analysis.synth_activations.vocabulary import Vocabulary
 
 __all__ = [

@@ -15,7 +15,7 @@ from sae_analysis.synth_activations.real_windows import (
     check_vocabulary,
     real_windows,
 )
-from sae_analysis.synth_activations.search import SearchSettings
+from sae_analysis.synth_activations.terms import SearchSettings
 
 EVALUATIONS_PER_TOKEN = 1_600
 """Budget for each token of a sequence, unless one is given: about 20,000 for a sequence of 12."""

@@ -15,7 +15,7 @@ from sae_analysis.feature_stats import Counted, WeightSide
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Relaxation, Synthesis
 from sae_analysis.synth_activations.scoring import Ids, Reader, without
-from sae_analysis.synth_activations.search import Found, Searched
+from sae_analysis.synth_activations.terms import Found, Searched
 from sae_analysis.synth_activations.vocabulary import Vocabulary
 
 _ROUNDING = 1.0001
