@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,20 @@ def test_bars_show_rate_and_time_left_on_a_terminal_unless_quiet(options, tmp_pa
 
 
 def test_the_version_is_that_of_the_package(capsys):
-    from importlib.metadata import version
-
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert (ended.value.code, capsys.readouterr().out) == (0, f"sae-analysis {version('sae-analysis')}\n")
+
+
+def test_a_checkout_that_was_not_installed_runs_all_the_same(monkeypatch, capsys):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    said = capsys.readouterr().out
+    assert (ended.value.code, said) == (0, "sae-analysis of a checkout that is not installed\n")
 
 
 @pytest.mark.parametrize(

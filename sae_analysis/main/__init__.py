@@ -48,12 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _version() -> str:
+    try:
+        return metadata.version("sae-analysis")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
 def _parser() -> Parser:
     parser = Parser(prog="sae-analysis", description="What SAE features do on real text, and what they could do.")
     modes = parser.add_subparsers(required=True, metavar="MODE")
     for mode in (real, synthetic, comparing, merging, redrawing, exporting, inspection):
         mode.add_mode(modes)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('sae-analysis')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     parser.add_argument(
         "--print-completion",
         action=PrintCompletion,

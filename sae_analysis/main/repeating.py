@@ -70,7 +70,7 @@ def arguments_of(path: str, mode: str) -> list[str]:
 def _typed(asked: "Asked") -> list[str]:
     typed: list[str] = []
     for name, value in asked.items():
-        if name == "mode":
+        if name in ("mode", *_WHERE_AND_HOW_FAST, *_HOW_IT_LOOKS):
             continue
         flag = "--" + name.replace("_", "-")
         if value is True:
