@@ -399,3 +399,19 @@ def test_quantiles_of_a_feature_that_fired_once_are_that_value() -> None:
     value = float(np.float32(7.81))
     statistics = run(lambda: ValueStatistics(1), [[Window(0, (1, 2), (True, True), {(0, 0): value})]])
     assert {found for _, found in statistics.finish()[0].quantiles} == {value}
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_explained_variance_does_not_depend_on_the_unit(scale: float) -> None:
+    x = np.array([[1.0, 2.0], [3.0, 2.0], [2.0, 5.0]]) * scale
+    fit = FitStatistics(2)
+    squared_error = 0.25 * ((x - x.mean(axis=0)) ** 2).sum()
+    fit.update(
+        tokens=3,
+        active=3,
+        input_sum=x.sum(axis=0),
+        squared_input=(x**2).sum(),
+        squared_error=squared_error,
+        cosine=1.5,
+    )
+    assert fit.finish() == pytest.approx((0.75, 0.5, 1.0))
