@@ -55,11 +55,6 @@ class Reading:
         """Activation at the peak."""
         return self.activations[self.peak]
 
-    @property
-    def strength(self) -> tuple[float, float]:
-        """What readings are ranked by: the activation, and among silent ones how near they come."""
-        return self.value, self.pre_activation
-
 
 class Reader:
     """Reads sequences through the whole model, the SAE in float32. The caller holds the grad mode."""
