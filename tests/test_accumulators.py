@@ -415,3 +415,11 @@ def test_explained_variance_does_not_depend_on_the_unit(scale: float) -> None:
         cosine=1.5,
     )
     assert fit.finish() == pytest.approx((0.75, 0.5, 1.0))
+
+
+def test_a_histogram_has_eight_bins_an_octave() -> None:
+    values = {(0, position): 1.0 + position / 16 for position in range(16)}
+    window = Window(0, tuple(range(1, 17)), (True,) * 16, values)
+    summary = run(lambda: ValueStatistics(1), [[window]]).finish()[0]
+    assert summary.histogram_counts == (2,) * 8
+    assert summary.histogram_edges == pytest.approx([1 + bin_ / 8 for bin_ in range(9)])
