@@ -19,6 +19,9 @@ from pathlib import Path
 
 from sae_analysis.errors import CorpusError, ModelError, SAEFormatError
 
+DEMO = "demo"
+"""Name by which all of it is meant where a model, an SAE or a text can be named."""
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 """The demo model, as its authors call it."""
 

@@ -85,10 +85,14 @@ class FiringReader:
         most = min(self._list_length, len(change))
         raised, lowered = change.topk(most), change.topk(most, largest=False)
         strings = site.model.tokens.strings
+
+        def pairs(top: torch.return_types.topk) -> tuple[tuple[str, float], ...]:
+            return tuple(zip(strings(top.indices.tolist()), top.values.tolist(), strict=True))
+
         return Ablation(
             divergence=float((log_with.exp() * (log_with - log_without)).sum()),
-            raised=tuple(zip(strings(raised.indices.tolist()), raised.values.tolist(), strict=True)),
-            lowered=tuple(zip(strings(lowered.indices.tolist()), lowered.values.tolist(), strict=True)),
+            raised=tuple(pair for pair in pairs(raised) if pair[1] > 0),  # some firings lower all there is
+            lowered=tuple(pair for pair in pairs(lowered) if pair[1] < 0),
         )
 
     def _coactive(self, activations: Float[Tensor, " d_sae"], feature: int) -> tuple[tuple[int, float], ...]:

@@ -292,7 +292,7 @@ class TestShippedSAE:
         assert str(caught.value) == (
             f"the demo SAE should be in {tmp_path.resolve() / 'demo' / 'sae'}, "
             "which lacks ae.pt and config.json; "
-            "run from a full checkout, or name an SAE of your own with --sae"
+            "install the package as it is published, or name an SAE of your own with --sae"
         )
 
 

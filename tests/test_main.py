@@ -347,6 +347,7 @@ def test_a_search_writes_its_result_and_prints_the_header(
     printed = capsys.readouterr()
     result = synthetic_result(tmp_path)
     beyond = sum(stats.max_activation > 1.001 * stats.search.single_token[1] for stats in result.features)
+    spent = max(stats.search.token_evaluations for stats in result.features)
     assert printed.out.splitlines() == [
         f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
         f"{D_SAE} features",
@@ -354,7 +355,8 @@ def test_a_search_writes_its_result_and_prints_the_header(
         "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
         "BOS:      not prepended (its tokenizer adds none)",
         "Text:     none to begin with",
-        "Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0",
+        f"Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0; beginnings alone took {spent:,}, "
+        "and nothing was searched: give a larger --budget",
         f"Features: 5 of 5 were made to fire, {beyond} of them harder than by any token alone",
         f"Wrote 1 file to {tmp_path / 'out'}:",
         f"  {tmp_path / 'out' / 'synthetic.json'}",

@@ -164,7 +164,10 @@ def test_a_run_is_repeated_from_its_result(options, tmp_path):
     assert main(["real", *options, *asked, "--threads", "1", "--no-figures", "--output", str(tmp_path / "one")]) == 0
     first = tmp_path / "one" / "real.json"
     assert main(["real", "--config", str(first), "--no-figures", "--output", str(tmp_path / "two")]) == 0
-    assert content(tmp_path / "two" / "real.json") == content(first)
+    one, two = content(first), content(tmp_path / "two" / "real.json")
+    # The way to encode was measured then, and is said now.
+    assert (one["provenance"]["asked"].pop("encoder"), two["provenance"]["asked"].pop("encoder")) == ("auto", "dense")
+    assert two == one
     assert (tmp_path / "two" / "real.parquet").exists()
     run = read_result(first).provenance
     assert {"mode": "real", "features": "2,0", "pack": True, "hook": None, "norm_outliers": 7.5}.items() <= (
@@ -218,3 +221,38 @@ def test_a_result_of_another_mode_or_of_none_is_refused(options, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["real", "--config", str(path)])
     assert capsys.readouterr().err == ("error: unrecognized arguments: --no-such-option=1 (see sae-analysis --help)\n")
+
+
+def test_a_misspelt_option_is_guessed(capsys):
+    with pytest.raises(SystemExit):
+        main(["real", "--fetures", "0"])
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --fetures 0: did you mean --features? (see sae-analysis --help)\n"
+    )
+
+
+def test_an_interpreter_without_our_packages_is_told_what_to_do():
+    command = [sys.executable, "-S", "main.py", "real"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        f"error: lazy_loader is not installed for {sys.executable}: run make setup, then "
+        "'source .venv/bin/activate', or pip install -e .\n"
+    )
+
+
+def test_a_budget_that_beginnings_use_up_is_said(options, tmp_path, capsys):
+    run = ["synthetic", *options, "--features", "1", "--no-figures", "--output", str(tmp_path)]
+    assert main([*run, "--budget", "200"]) == 0
+    [stats] = read_result(tmp_path / "synthetic.json").features
+    said = f"beginnings alone took {stats.search.token_evaluations:,}, and nothing was searched: give a larger --budget"
+    assert said in capsys.readouterr().out
+    assert main([*run, "--budget", "20000"]) == 0
+    assert "beginnings alone" not in capsys.readouterr().out
+
+
+def test_demo_is_what_stands_there_if_nothing_is_given():
+    from sae_analysis.main import _parser
+
+    asked = _parser().parse_args(["real", "--model", "demo", "--sae", "demo", "--corpus", "demo"])
+    assert (asked.model, asked.sae, asked.corpus) == (None, None, None)

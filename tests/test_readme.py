@@ -116,7 +116,8 @@ def test_the_python_of_the_readme_runs(reader, monkeypatch, capsys):
     [block] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert "50_000" in block
     names = {}
-    exec(block.replace("50_000", "300"), names)
+    assert '"demo", "demo"' in block  # which would have to be fetched
+    exec(block.replace("50_000", "300").replace('"demo", "demo"', '"path/to/sae", "path/to/model"'), names)
     assert capsys.readouterr().out.count("\n") > 3
     assert Path("results/feature_3_real.png").exists()
     assert names["picture"]._repr_png_().startswith(b"\x89PNG")

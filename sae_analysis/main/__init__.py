@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_manner(is_quiet=options.quiet, as_json=options.json)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
+    if not options.verbose:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each time it asks again
     try:
         if getattr(options, "config", None):
             mode, *typed = sys.argv[1:] if arguments is None else arguments

@@ -1,6 +1,8 @@
 """What can be typed: the options that several modes share, and the values that they take."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,8 +39,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error without the usage and exit."""
-        print_error(f"{message} (see {self.prog} --help)")
+        print_error(f"{message}{self._meant(message)} (see {self.prog} --help)")
         raise SystemExit(EXIT_USER_ERROR)
+
+    def _meant(self, message: str) -> str:
+        """Return the option that a misspelt one is nearest to."""
+        unknown = re.match(r"unrecognized arguments:.*?(--[^ =]+)", message)
+        modes = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
+        known = {option for one in modes for mode in one.choices.values() for option in mode._option_string_actions}
+        near = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+        return f": did you mean {near[0]}?" if near else ""
 
 
 class PrintCompletion(argparse.Action):
@@ -57,7 +67,7 @@ class PrintCompletion(argparse.Action):
         modes = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for mode in modes.choices.values():
             for action in mode._actions:
-                if action.type in (Path, name):
+                if action.type in (Path, name, name_or_demo):
                     action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue] - where shtab looks
         print(shtab.complete(parser, values))
         parser.exit()
@@ -78,10 +88,10 @@ def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
     group = parser.add_argument_group("what is analysed")
     group.add_argument(
         "--model",
-        type=name,
+        type=name_or_demo,
         help="Hugging Face name or folder, or TransformerLens name such as gelu-1l (default: the demo model)",
     )
-    group.add_argument("--sae", type=name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    group.add_argument("--sae", type=name_or_demo, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
     _add_place_options(group)
     group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
     add_machine_options(group)
@@ -195,6 +205,11 @@ def name(text: str) -> str:
     ):
         raise argparse.ArgumentTypeError(f"expected a path or a name, got {len(text)} characters of something else")
     return text
+
+
+def name_or_demo(text: str) -> str | None:
+    """Read a path or a name; ``demo`` is what stands there if the option is left out."""
+    return None if text == "demo" else name(text)
 
 
 def _is_whole(text: str) -> bool:

@@ -14,6 +14,7 @@ from sae_analysis.main.arguments import (
     add_reading_options,
     add_subject_options,
     name,
+    name_or_demo,
 )
 from sae_analysis.main.reading import add_long_run_options
 from sae_analysis.main.repeating import add_config_option, asked_for
@@ -54,7 +55,9 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
 
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("text, or results of earlier runs")
-    group.add_argument("--corpus", type=name, help="text: file, folder or data set's name (default: the demo corpus)")
+    group.add_argument(
+        "--corpus", type=name_or_demo, help="text: file, folder or data set's name (default: the demo corpus)"
+    )
     add_reading_options(group)
     group.add_argument("--real", type=name, metavar="FILE", help="real.json, instead of reading text")
     group.add_argument(

@@ -8,9 +8,6 @@ from sae_analysis.main.arguments import HelpFormatter, add_machine_options, add_
 from sae_analysis.main.running import DEMO_NAMES
 from sae_analysis.main.screen import hook_bar, say
 
-_DEMO = "demo"
-"""Name by which the demo model is meant."""
-
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
     """Add the mode and its options."""
@@ -37,7 +34,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Say what a checkpoint is, and where it belongs if a model is given."""
     from sae_analysis.corpus import Corpus
-    from sae_analysis.demo import default_model_folder, default_sae_path
+    from sae_analysis.demo import DEMO, default_model_folder, default_sae_path
     from sae_analysis.inspection import describe, inspect_sae
     from sae_analysis.language_model import load_model
     from sae_analysis.machine import prepare
@@ -50,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         corpus = Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
         next(iter(corpus), None)
     if options.model:
-        source = str(default_model_folder(say)) if options.model == _DEMO else options.model
+        source = str(default_model_folder(say)) if options.model == DEMO else options.model
         model = load_model(source, dtype=options.dtype, device=options.device)
     with hook_bar() as advance:
         found = inspect_sae(sae, options.sae or DEMO_NAMES["sae"], model, corpus, advance)

@@ -10,7 +10,7 @@ from sae_analysis.main.arguments import (
     add_reading_options,
     add_subject_options,
     multiple,
-    name,
+    name_or_demo,
     positive,
     shard,
 )
@@ -57,7 +57,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--corpus",
-        type=name,
+        type=name_or_demo,
         help=".txt, .jsonl, .json, .parquet, a folder of these, or a data set's name (default: the demo corpus)",
     )
     add_reading_options(group)
@@ -75,7 +75,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "dense", "screened"),
         default="auto",
         help="how the SAE encodes: every feature of every token; or only what may fire, found by a cheaper product, "
-        "which gives the same; auto measures which is faster",
+        "which gives the same to rounding; auto measures which is faster",
     )
     group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
     add_bos_option(group, where="window")

@@ -63,8 +63,13 @@ def arguments_of(path: str, mode: str) -> list[str]:
     if asked.get("mode") != mode:
         made = f"by {asked['mode']}" if asked.get("mode") else "from Python, or by an earlier version"
         raise OutputError(f"Result {path} was made {made}, and {mode} cannot repeat it: give a result of {mode}.")
-    threads = run.options.get("threads")  # which decide about last bits
-    return [*_typed(asked), *(("--threads", threads) if isinstance(threads, str) and threads.isdecimal() else ())]
+    typed = _typed(asked)
+    threads, encoder = run.options.get("threads"), run.options.get("encoder")  # which decide about last bits
+    if isinstance(threads, str) and threads.isdecimal():
+        typed += ["--threads", threads]
+    if mode == "real" and encoder in ("dense", "screened"):
+        typed += ["--encoder", str(encoder)]
+    return typed
 
 
 def _typed(asked: "Asked") -> list[str]:

@@ -247,6 +247,15 @@ def _resume(finished: "FinishedFeatures", total: int) -> "dict[int, FeatureStats
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
+def _overspent(result: "AnalysisResult") -> str:
+    """Return what is to be said where the budget did not reach for anything but what populations begin with."""
+    budget = result.provenance.options["budget"]
+    spent = max((stats.search.token_evaluations for stats in result.features if stats.search), default=0)
+    if not isinstance(budget, int) or spent <= budget:
+        return ""
+    return f"; beginnings alone took {spent:,}, and nothing was searched: give a larger --budget"
+
+
 _BEYOND = 1.001
 """Multiple of another activation from which it is not rounding that one is larger."""
 
@@ -260,7 +269,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
         "BOS": run_.bos,
         "Text": f"{run_.corpus}: {options['real_windows']:,} windows" if run_.corpus else "none to begin with",
         "Search": f"{options['budget']:,} token-evaluations a feature, sequences of {options['seq_len']} tokens, "
-        f"seed {options['seed']}",
+        f"seed {options['seed']}{_overspent(result)}",
         "Features": f"{len(fired):,} of {len(result.features):,} were made to fire, {beyond:,} of them harder than by "
         "any token alone",
     }

@@ -75,10 +75,18 @@ class Search:
     def run(self, progress: Progress | None = None) -> dict[int, Searched]:
         """Spend the budget and return what was found, by feature."""
         settings, everyone = self._settings, np.arange(len(self._evaluator.features))
-        budget, reported, spent_on_fluent = settings.budget * len(everyone), 0, 0
+        budget, spent_on_fluent = settings.budget * len(everyone), 0
+        told = 0
+
+        def tell() -> None:
+            nonlocal told
+            if progress:
+                progress(self._evaluator.token_evaluations - told)
+            told = self._evaluator.token_evaluations
+
         most_a_round = len(everyone) * settings.seq_len * (3 * settings.children // 2 + GRADIENT_COST + 1)
         with torch.no_grad():
-            self._begin_all(everyone)
+            self._begin_all(everyone, tell)
             while (before := self._evaluator.token_evaluations) + most_a_round <= budget:
                 if spent_on_fluent < settings.fluency * before:
                     self._round(self._fluent)
@@ -88,21 +96,22 @@ class Search:
                         self._gather(everyone)
                     self._round(self._free)
                     self._begin_stale()
-                if progress:
-                    progress(self._evaluator.token_evaluations - reported)
-                    reported = self._evaluator.token_evaluations
+                tell()
         return {feature: self._outcome(place) for place, feature in enumerate(self._evaluator.features)}
 
     # --- beginnings ------------------------------------------------------------------------------------------------
 
-    def _begin_all(self, everyone: np.ndarray) -> None:
+    def _begin_all(self, everyone: np.ndarray, tell: Callable[[], None]) -> None:
         settings = self._settings
         self._starts = Starts(settings.sources, self._allowed, self._seeds, self._rng)
         self._begin(everyone)
+        tell()
         if settings.n_steps:
             self._relax(everyone)
+            tell()
         if settings.fluency:
             self._begin_fluent(everyone)
+            tell()
 
     def _begin(self, places: np.ndarray) -> None:
         """Fill populations anew, each from the source whose turn it is."""
