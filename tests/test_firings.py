@@ -146,3 +146,13 @@ def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
 
 def test_many_features_are_not_looked_at_unless_asked():
     assert [looked_at(None, MOST_FEATURES), looked_at(None, MOST_FEATURES + 1), looked_at(2, 10**6)] == [USUAL, 0, 2]
+
+
+def test_what_is_not_raised_is_not_listed_as_raised(site, result):
+    """A list as long as the vocabulary would have all of it twice."""
+    stats = next(stats for stats in result.features if stats.examples and stats.examples[0].firing)
+    found = FiringReader(site, list_length=10**6).look(stats, 1).examples[0].firing.ablation
+    assert found.raised
+    assert found.lowered
+    assert min(value for _, value in found.raised) > 0 > max(value for _, value in found.lowered)
+    assert len(found.raised) + len(found.lowered) <= site.model.d_vocab

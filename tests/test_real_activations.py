@@ -430,3 +430,12 @@ def test_the_library_function_finds_the_hook_of_an_sae_that_names_none(model: La
         analyze_real_activations(unnamed, model, [1], corpus_file, settings=ALWAYS)
     stats = analyze_real_activations(unnamed, model, [1], corpus_file, hook="blocks.0.hook_resid_post", settings=ALWAYS)
     assert stats[1].token_count > 0
+
+
+def test_demo_is_a_name_for_model_and_sae_from_python_too(monkeypatch, model_folder, sae_folder):
+    from sae_analysis import subject
+
+    monkeypatch.setattr(subject, "default_model_folder", lambda: model_folder)
+    monkeypatch.setattr(subject, "default_sae_path", lambda: sae_folder)
+    sae, model, _ = subject.open_subject("demo", "demo", "1")
+    assert (sae.dict_size, model.name) == (D_SAE, str(model_folder))
