@@ -67,4 +67,6 @@ def test_the_public_surface_is_there_and_all_of_it_is_described():
         assert getattr(sae_analysis, name).__doc__, name
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
     imported = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert imported == set(sae_analysis.__all__)
+    [said] = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert imported == set(sae_analysis.__all__) == set(said)
+    assert said == sorted(said)
