@@ -12,9 +12,10 @@ from record_factory import comparison_pair
 from scipy.stats import genpareto
 
 from sae_analysis.comparison import compare, compare_features, fitted_tail
-from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Tail
+from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Interval, Tail
+from sae_analysis.comparison.verdicts import judge
 from sae_analysis.errors import OutputError
-from sae_analysis.records import Histogram
+from sae_analysis.records import Histogram, Likeness
 
 
 def with_values(stats, values, token_count):
@@ -164,6 +165,110 @@ def test_verdicts(change, verdict):
     found = compare_features(*comparison_pair(**change))
     assert found.verdict == verdict
     assert found.reasons
+
+
+ALIKE = Likeness(
+    same_token=0.8, residual=0.4, residual_among_real=0.8, length_real=2.0, length_synthetic=5.0, coactive=0.2,
+    coactive_among_real=0.4, raised=0.1, raised_among_real=0.2, divergence_real=0.1, divergence_synthetic=0.2,
+)  # fmt: skip
+"""Half as alike as could be expected."""
+
+
+def judged(likeness=ALIKE, realised=0.8, elsewhere=None, behind_text=None):
+    return judge(*comparison_pair(), likeness=likeness, realised=realised, elsewhere=elsewhere, behind_text=behind_text)
+
+
+def between(low, high):
+    return Interval(low=low, median=(low + high) / 2, high=high)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "at_it", "below"),
+    [
+        ("behind_text", 0.25, "same trigger", "artefact"),
+        ("realised", 0.75, "same trigger", "superstimulus"),
+        ("same_token", 0.5, "same trigger", "same meaning in new words"),
+        ("residual", 0.45, "same trigger", "second sense"),
+    ],
+)
+def test_a_verdict_changes_at_its_bound(name, value, at_it, below):
+    for number, verdict in ((value, at_it), (math.nextafter(value, 0.0), below)):
+        if name in ("behind_text", "realised"):
+            assert judged(**{name: number}).verdict == verdict
+        else:  # likeness by residual vectors alone, where what could be expected is 1
+            only = replace(ALIKE, residual_among_real=1.0, residual=0.9, coactive=None)
+            assert judged(replace(only, **{name: number})).verdict == verdict
+
+
+def test_likeness_counts_against_what_could_be_expected_at_the_least():
+    """Half of a cosine of 0.5, and of an overlap of 0.15, where real examples have less in common."""
+    for name, least in (("residual", 0.5), ("coactive", 0.15)):
+        only = replace(ALIKE, residual=None, coactive=None)
+        apart = replace(only, **{name: 0.46 * least, f"{name}_among_real": 0.01})
+        assert judged(apart).verdict == "same trigger"
+        assert judged(apart).reasons[1].startswith("46 % as alike as could be expected")
+        assert f"{0.46 * least:.2f}, where {least:.2f} could be expected" in judged(apart).reasons[2]
+        assert judged(replace(apart, **{name: 0.44 * least})).verdict == "second sense"
+
+
+def test_the_reason_that_decides_comes_first():
+    alike = (
+        "50 % as alike as could be expected (the same thing: 45 %)",
+        "residual vectors: 0.40, where 0.80 could be expected",
+        "features active beside it: 0.20, where 0.40 could be expected",
+    )
+    tokens = "80 % of its strong sequences fire on a token of its own"
+    assert judged().reasons == (tokens, *alike)
+    long = "residual vectors are 2.50 times as long there"
+    assert judged(realised=0.61).reasons == ("real text reaches 61 % of it", long, *alike, tokens)
+    assert judged(behind_text=0.1).reasons == ("behind other text 10 % is left", tokens, *alike)
+    other = replace(ALIKE, residual=0.1, coactive=0.1)
+    assert judged(other).reasons[0] == "19 % as alike as could be expected (the same thing: 45 %)"
+    assert judged(other).reasons[-1] == tokens
+
+
+def test_a_verdict_that_other_texts_would_not_give_is_said_to_be_unsettled():
+    doubt = "other texts as long would reach 39 % to 160 %"
+    for realised, interval, is_settled in (
+        (0.61, between(0.39, 1.6), False),
+        (0.80, between(0.39, 1.6), False),
+        (0.61, between(0.39, 0.74), True),
+        (0.80, between(0.75, 1.6), True),
+        (0.80, None, None),
+    ):
+        found = judged(realised=realised, elsewhere=interval)
+        assert found.is_settled is is_settled
+        assert (doubt in found.reasons) is (is_settled is False)
+    assert judged(replace(ALIKE, residual=0.0, coactive=0.0), elsewhere=between(0.39, 1.6)).is_settled is True
+    whole = compare_features(*comparison_pair(potential=20.0))
+    assert whole.is_settled is (whole.realised_high < 0.75)
+    for change in ({"real_is_dead": True}, {"real_is_dead": True, "synthetic_is_dead": True}):
+        assert compare_features(*comparison_pair(**change)).is_settled is None, "more text may fire it"
+
+
+def test_small_activations_are_compared_like_large_ones():
+    real, synthetic = comparison_pair()
+    rng = np.random.default_rng(2)
+    values = rng.uniform(0.01, 0.3, 200)
+    found = compare_features(with_values(real, values, 10_000), replace(synthetic, max_activation=0.4))
+    assert found.realised == max(values) / 0.4
+    tail = fitted_tail(with_values(real, values, 10_000))
+    assert found.realised_low == tail.largest_on(10_000).low / 0.4
+    assert found.realised_high == tail.largest_on(10_000).high / 0.4
+    assert found.tokens_until.median is None or found.tokens_until.median > 10_000
+
+
+def test_a_sequence_of_half_the_activation_is_a_strong_one():
+    real, synthetic = comparison_pair()
+    on_its_token, elsewhere = synthetic.examples
+    half = replace(elsewhere, max_activation=0.5 * synthetic.max_activation)
+    assert compare_features(real, replace(synthetic, examples=(on_its_token, half))).likeness.same_token == 0.5
+
+
+def test_tokens_raised_are_shared_as_far_as_both_raise_them():
+    found = compare_features(*comparison_pair(raised=" yard| else|where")).likeness
+    assert found.raised == pytest.approx(1 / 3)
+    assert found.raised_among_real == 1.0
 
 
 def test_weak_sequences_do_not_say_what_fires_it():

@@ -179,6 +179,7 @@ def test_a_comparison_is_a_table_and_nothing_else(tmp_path):
         assert (row["feature_idx"], row["verdict"], row["realised"]) == (one.feature_idx, one.verdict, one.realised)
         assert row["residual"] == one.likeness.residual
         assert row["reasons"] == list(one.reasons)
+        assert row["is_settled"] is one.is_settled
         assert row["tokens_until"] == (one.tokens_until.median if one.tokens_until else None)
     with pytest.raises(OutputError, match="comparison cannot be exported to neuronpedia"):
         export(found, "neuronpedia", tmp_path)

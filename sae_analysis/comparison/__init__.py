@@ -92,14 +92,15 @@ def compare_features(real: FeatureStats, synthetic: FeatureStats, other_seeds: S
     excerpt = search.excerpts[0] if search and search.excerpts else None
     surprise = excerpt.synthesis.cross_entropy if excerpt and excerpt.synthesis else None
     realised = real.max_activation / potential if potential > 0 else None
-    other_scan = tail.largest_on(real.token_count) if tail and potential > 0 else None
+    elsewhere = tail.largest_on(real.token_count).divided_by(potential) if tail and potential > 0 else None
     behind_text = statistics.median(search.behind_text) if search and search.behind_text else None
     likeness = _likeness(real, synthetic)
-    verdict, reasons = judge(real, synthetic, likeness=likeness, realised=realised, behind_text=behind_text)
+    judged = judge(real, synthetic, likeness=likeness, realised=realised, elsewhere=elsewhere, behind_text=behind_text)
     return Comparison(
         feature_idx=real.feature_idx,
-        verdict=verdict,
-        reasons=reasons,
+        verdict=judged.verdict,
+        reasons=judged.reasons,
+        is_settled=judged.is_settled,
         real_max=real.max_activation,
         synthetic_max=potential,
         other_seeds=tuple(other_seeds),
@@ -107,8 +108,8 @@ def compare_features(real: FeatureStats, synthetic: FeatureStats, other_seeds: S
         excerpt_max=excerpt.max_activation if excerpt else None,
         as_fluent_max=None if surprise is None else _largest(synthetic, surprise),
         realised=realised,
-        realised_low=other_scan.low / potential if other_scan else None,
-        realised_high=other_scan.high / potential if other_scan else None,
+        realised_low=elsewhere.low if elsewhere else None,
+        realised_high=elsewhere.high if elsewhere else None,
         tokens_until=_span(tail, potential),
         tokens_until_fluent=None if fluent is None else _span(tail, fluent),
         single_token_max=search.single_token[1] if search else None,

@@ -40,6 +40,10 @@ class Interval:
     median: float
     high: float
 
+    def divided_by(self, unit: float) -> "Interval":
+        """Return it in another unit."""
+        return Interval(low=self.low / unit, median=self.median / unit, high=self.high / unit)
+
 
 class Tail:
     """The largest activations of one feature on some text."""

@@ -1,5 +1,9 @@
 """What the numbers of a comparison mean, in a word and its reasons."""
 
+import statistics
+from dataclasses import dataclass
+
+from sae_analysis.comparison.tails import Interval
 from sae_analysis.records import FeatureStats, Likeness
 
 SUPERSTIMULUS = 0.75
@@ -20,54 +24,83 @@ SAME_TOKEN = 0.5
 """Share of the strong sequences that fire on a token of the feature's own, from which it is the same trigger."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and what it rests on, the decisive reason first.
+
+    ``is_settled`` says whether nine of ten other texts as long would give the same; None where that is not known.
+    """
+
+    verdict: str
+    reasons: tuple[str, ...]
+    is_settled: bool | None = True
+
+
 def judge(
     real: FeatureStats,
     synthetic: FeatureStats,
     *,
     likeness: Likeness,
     realised: float | None,
+    elsewhere: Interval | None,
     behind_text: float | None,
-) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict and its reasons, the decisive one first."""
+) -> Judgement:
+    """Return what the numbers of a comparison mean; ``elsewhere`` is what other texts as long would realise."""
     if found := _plain(real, synthetic):
         return found
-    is_alike, reasons = _alike(likeness)
+    own_token, (share, shares) = _own_token(likeness), _alike(likeness)
     if behind_text is not None and behind_text < NARROW:
-        return "artefact", (f"behind other text {100 * behind_text:.0f} % of its activation is left", *reasons)
-    if not is_alike:
-        return "second sense", reasons
+        return Judgement("artefact", (f"behind other text {_percent(behind_text)} is left", *own_token, *shares))
+    is_same = _is_same_token(likeness) if share is None else share >= ALIKE  # no firing was looked at: tokens decide
+    if not is_same:
+        return Judgement("second sense", (*shares, *own_token))
+    is_settled = None if elsewhere is None else (elsewhere.low < SUPERSTIMULUS) == (elsewhere.high < SUPERSTIMULUS)
+    doubt = ()
+    if elsewhere is not None and not is_settled:
+        doubt = (f"other texts as long would reach {_percent(elsewhere.low)} to {_percent(elsewhere.high)}",)
     if realised is not None and realised < SUPERSTIMULUS:
-        return "superstimulus", (f"real text reaches {100 * realised:.0f} % of it", *_length(likeness), *reasons)
-    return "same trigger" if _is_same_token(likeness) else "same meaning in new words", reasons
+        reached = f"real text reaches {_percent(realised)} of it"
+        return Judgement("superstimulus", (reached, *doubt, *_length(likeness), *shares, *own_token), is_settled)
+    verdict = "same trigger" if _is_same_token(likeness) else "same meaning in new words"
+    return Judgement(verdict, (*own_token, *shares, *doubt), is_settled)
 
 
-def _plain(real: FeatureStats, synthetic: FeatureStats) -> tuple[str, tuple[str, ...]] | None:
+def _plain(real: FeatureStats, synthetic: FeatureStats) -> Judgement | None:
     """Return the verdict where the examples need not be compared."""
     if synthetic.is_dead and real.is_dead:
-        return "dead", ("it fired neither on the text nor on anything that the search tried",)
+        return Judgement("dead", ("it fired neither on the text nor on anything that the search tried",), None)
     if synthetic.is_dead:
-        return "search failed", ("it fires on the text, and the search found nothing that fires it",)
+        return Judgement("search failed", ("it fires on the text, and the search found nothing that fires it",))
     best = synthetic.examples[0].synthesis
     if best and best.is_sink:
-        return "artefact", ("its strongest sequence fires on an attention sink",)
+        return Judgement("artefact", ("its strongest sequence fires on an attention sink",))
     if real.is_dead:
-        return "never fires in text but can", (f"it never fired on {real.token_count:,} tokens",)
+        return Judgement("never fires in text but can", (f"it never fired on {real.token_count:,} tokens",), None)
     return None
 
 
-def _alike(likeness: Likeness) -> tuple[bool, tuple[str, ...]]:
-    """Return whether both firings mean the same, and what says so."""
+def _alike(likeness: Likeness) -> tuple[float | None, tuple[str, ...]]:
+    """Return how alike both firings are, as a share of what could be expected, and what says so; None if nothing."""
     known = {
         "residual vectors": (likeness.residual, likeness.residual_among_real),
         "features active beside it": (likeness.coactive, likeness.coactive_among_real),
     }
-    shares = {what: _share(what, *pair) for what, pair in known.items() if pair[0] is not None}
-    reasons = [f"{what}: {100 * share:.0f} % as alike as could be expected" for what, share in shares.items()]
-    if likeness.same_token is not None:
-        reasons.insert(0, f"{100 * likeness.same_token:.0f} % of its strong sequences fire on a token of its own")
-    if not shares:  # nothing was measured where it fires
-        return _is_same_token(likeness), tuple(reasons)
-    return sum(shares.values()) / len(shares) >= ALIKE, tuple(reasons)
+    shares, said = [], []
+    for what, (value, among_real) in known.items():
+        if value is not None:
+            expected = max(among_real or 0.0, _LEAST_EXPECTED[what])
+            shares.append(min(1.0, max(0.0, value) / expected))
+            said.append(f"{what}: {value:.2f}, where {expected:.2f} could be expected")
+    if not shares:
+        return None, ()
+    share = statistics.fmean(shares)
+    return share, (f"{_percent(share)} as alike as could be expected (the same thing: {_percent(ALIKE)})", *said)
+
+
+def _own_token(likeness: Likeness) -> tuple[str, ...]:
+    if likeness.same_token is None:
+        return ()
+    return (f"{_percent(likeness.same_token)} of its strong sequences fire on a token of its own",)
 
 
 def _length(likeness: Likeness) -> tuple[str, ...]:
@@ -81,5 +114,5 @@ def _is_same_token(likeness: Likeness) -> bool:
     return likeness.same_token is not None and likeness.same_token >= SAME_TOKEN
 
 
-def _share(what: str, value: float | None, among_real: float | None) -> float:
-    return min(1.0, max(0.0, value or 0.0) / max(among_real or 0.0, _LEAST_EXPECTED[what]))
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

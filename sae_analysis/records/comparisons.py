@@ -68,6 +68,10 @@ class Comparison:
     reasons: tuple[str, ...]
     """What the verdict rests on, the decisive reason first."""
 
+    is_settled: bool | None = None
+    """Whether nine of ten other texts of the same length would give the same verdict; None where too few activations
+    are known to say."""
+
     real_max: float
     """Largest activation on the text."""
 
