@@ -9,7 +9,7 @@ import record_factory as make
 
 from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
-from sae_analysis.gallery import write_gallery
+from sae_analysis.gallery import left_behind, write_gallery
 
 
 def data_of(path):
@@ -44,6 +44,33 @@ def test_everything_known_of_a_feature_is_in_its_row(run):
         assert best.text.startswith(row["example"][0])
         assert does.top_tokens[0].token in row["words"]
         assert one.verdict in row["words"]
+
+
+def test_pictures_that_no_result_here_describes_are_left_out(run):
+    """Such as those of another SAE whose result was in the folder before."""
+    folder, real, _, _ = run
+    data = data_of(write_gallery(folder, [real]))
+    assert [row["pictures"] for row in data["features"]] == [["feature_0_real.png"], ["feature_1_real.png"]]
+    (folder / "statistics_synthetic.png").write_bytes(b"picture")
+    assert "the search" not in {one["title"] for one in data_of(write_gallery(folder, [real]))["overviews"]}
+
+
+def test_a_poor_fit_is_said_before_all_else(run):
+    folder, real, synthetic, comparison = run
+    poor = replace(real, fit=replace(real.fit, explained_variance=-0.2))
+    assert data_of(write_gallery(folder, [poor, synthetic, comparison]))["about"].startswith("POOR FIT")
+    assert data_of(write_gallery(folder, [real, synthetic, comparison]))["about"].startswith("SAE ")
+
+
+def test_what_an_earlier_run_left_behind_is_found(run):
+    folder, *_ = run
+    ours = [folder / "feature_0_real.png", folder / "statistics_real.png", folder / "summary_1_real.png"]
+    others = ("real.parquet", "feature_5_real.svg", "feature_5_real.txt", "my_feature_5_real.png", "real.json")
+    for name in others:
+        (folder / name).write_bytes(b"something")
+    found = {path.name for path in left_behind("real", ours, folder)}
+    summaries = {f"summary_{page}_real.png" for page in range(2, 12)}
+    assert found == summaries | {"feature_1_real.png", "feature_5_real.svg", "real.parquet"}
 
 
 def test_pictures_are_those_in_the_folder_pages_in_order(run):

@@ -268,10 +268,13 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, caps
     assert old.read_text() == "what an earlier run wrote"
 
 
-def test_a_poor_fit_can_be_looked_at_anyway(typed, tmp_path):
+def test_a_poor_fit_can_be_looked_at_anyway_and_is_said_to_be_one(typed, tmp_path, capsys):
     sae = broken_sae(tmp_path, b_dec=torch.full((D_MODEL,), 100.0))
     assert main([*typed(sae=sae), "--allow-poor-fit"]) == 0
-    assert read_result(tmp_path / "out" / "real.json").fit.explained_variance < 0
+    assert read_result(tmp_path / "out" / "real.json").fit.is_poor
+    assert "; POOR: the mean explains more, so nothing here can be trusted" in capsys.readouterr().out
+    assert main(typed()) == 0
+    assert "POOR" not in capsys.readouterr().out
 
 
 def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch):

@@ -4,16 +4,19 @@ import fcntl
 import json
 import os
 import pty
+import statistics
 import struct
 import subprocess
 import sys
 import termios
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import record_factory as make
 
-from sae_analysis.artifacts import read_any, read_result
+from sae_analysis.artifacts import read_any, read_result, write_result
 from sae_analysis.errors import OutputError
 from sae_analysis.main import main, screen
 from sae_analysis.main.repeating import arguments_of
@@ -59,6 +62,11 @@ def test_a_summary_as_json_is_a_line_with_the_report_and_the_files(options, tmp_
     fit = read_result(out / "real.json").fit
     assert list(said["report"]) == ["sae", "model", "hook", "corpus", "tokens", "bos", "fit", "features"]
     assert said["report"]["fit"].startswith(f"explained variance {fit.explained_variance:.3f}")
+    numbers = said["numbers"]
+    assert (said["result"], said["left_behind"], numbers["features"]) == ("real", [], 1)
+    assert (numbers["explained_variance"], numbers["token_count"]) == (fit.explained_variance, fit.token_count)
+    assert main(["real", *options, "--features", "2", "--seq-len", "32", "--output", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_behind"] == [str(out / "feature_1_real.png")]
     assert main(["redraw", str(out / "real.json"), "--output", str(tmp_path / "again"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["report"] == {}
@@ -77,6 +85,45 @@ def test_the_last_line_says_where_to_look_and_many_files_are_not_listed(tmp_path
     ]
     screen.print_summary({}, [tmp_path / "real.json"], tmp_path)
     assert capsys.readouterr().out == f"Wrote 1 file to {tmp_path}:\n  {tmp_path / 'real.json'}\n"
+
+
+def test_features_that_only_one_result_describes_are_named(tmp_path, capsys):
+    pairs = [make.comparison_pair(potential=20.0), make.comparison_pair(), make.comparison_pair(synthetic_is_dead=True)]
+    real, synthetic = make.results_of(pairs)
+    two = replace(synthetic, features=synthetic.features[:2])
+    files = []
+    for name, result in (("real", real), ("synthetic", synthetic), ("two", two)):
+        files.append(tmp_path / f"{name}.json")
+        write_result(result, files[-1])
+    command = ["compare", "--real", str(files[0]), "--no-figures", "--output", str(tmp_path / "out")]
+    assert main([*command, "--synthetic", str(files[1])]) == 0
+    said = capsys.readouterr().out
+    assert "Compared: 3 features on 1,000,000 tokens\n" in said
+    assert main([*command, "--synthetic", str(files[2])]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "Compared: 2 features on 1,000,000 tokens; left out, since only one of the results describes them: 2\n" in said
+    )
+    assert main([*command, "--synthetic", str(files[1]), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    found = read_any(tmp_path / "out" / "comparison.json")
+    assert said["result"] == "comparison"
+    assert said["numbers"] == {
+        "features": 3,
+        "token_count": 1_000_000,
+        "verdicts": {"superstimulus": 1, "same trigger": 1, "search failed": 1},
+        "unsettled": sum(one.is_settled is False for one in found.features),
+        "median_realised": statistics.median(one.realised for one in found.features[:2]),
+    }
+
+
+def test_pages_of_an_earlier_run_are_said_to_be_still_there(tmp_path, capsys):
+    screen.set_manner(is_quiet=False, as_json=False)
+    for number in range(3):
+        (tmp_path / f"feature_{number}_real.png").write_bytes(b"")
+    screen.print_summary({}, [tmp_path / "feature_2_real.png"], tmp_path, result="real")
+    said = "Still there, of an earlier run that real.json no longer describes: feature_0_real.png and 1 more"
+    assert capsys.readouterr().out.splitlines()[-1] == said
 
 
 def on_a_terminal(*arguments, **environment):

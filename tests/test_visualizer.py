@@ -294,6 +294,12 @@ def test_the_header_names_where_the_numbers_come_from():
         assert part in said
 
 
+def test_a_poor_fit_is_an_alarm_on_every_page():
+    assert "POOR FIT" not in words(feature_page(make.stats(), HEADER), "title")
+    poor = replace(HEADER, fit=make.fit(explained_variance=-0.1))
+    assert "POOR FIT, the mean explains more: nothing here can be trusted." in words(feature_page(make.stats(), poor))
+
+
 def test_the_statistics_are_those_of_the_record():
     said = words(feature_page(make.stats(), HEADER), "statistics")
     for part in ("0.312 %", "99.7 % sparse", "10.0", "2.56", "± 1.62", "2.00", "95 % ≤ 4.80", "1.00", "0.812", "0.713",
@@ -1284,6 +1290,18 @@ def test_the_line_under_the_title_says_nothing_twice():
     title = words(feature_comparison_page(one, real, synthetic, HEADER), "title")
     assert title.count(" reaches ") == 1
     assert one.reasons[1] in title
+
+
+def test_a_verdict_that_is_not_settled_is_said_to_be_so():
+    one, real, synthetic = compared(potential=20.0)
+    for is_settled in (True, None, False):
+        judged = replace(one, is_settled=is_settled)
+        for page in (
+            feature_comparison_page(judged, real, synthetic, HEADER),
+            comparison_page([judged], 1_000, HEADER),
+        ):
+            assert ("superstimulus, unsettled" in words(page)) is (is_settled is False)
+            assert_legible(page)
 
 
 def test_other_seeds_are_said_where_there_are_any():

@@ -1,6 +1,7 @@
 """A page to browse the pictures of a run by its numbers: one file beside them, that needs no server and no network."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -46,29 +47,47 @@ def write_gallery(folder: Path, results: Iterable[AnalysisResult | ComparisonRes
         OutputError: the file cannot be written; what was there before is untouched.
     """
     features: dict[int, dict[str, Any]] = {}
-    about = ""
+    described: dict[str, set[int]] = {}
+    about, alarm = "", ""
     for result in sorted(results, key=_last_word):
         if isinstance(result, ComparisonResult):
-            known = ((one.feature_idx, _of_comparison(one)) for one in result.features)
-            run = result.real
+            known = {one.feature_idx: _of_comparison(one) for one in result.features}
+            kind, run = "comparison", result.real
         else:
-            describe = _of_search if result.provenance.analysis == "synthetic" else _on_text
-            known = ((stats.feature_idx, describe(stats)) for stats in result.features)
-            run = result.provenance
-        for feature, said in known:
+            kind, run = result.provenance.analysis, result.provenance
+            describe = _of_search if kind == "synthetic" else _on_text
+            known = {stats.feature_idx: describe(stats) for stats in result.features}
+            if result.fit and result.fit.is_poor:
+                alarm = "POOR FIT, the mean explains more: nothing here can be trusted · "
+        for feature, said in known.items():
             features[feature] = features.get(feature, {}) | said
+        described[kind] = {*known}
         about = f"SAE {run.sae} · model {run.model} · {run.place}"
-    rows = [_row(feature, known, folder) for feature, known in sorted(features.items())]
+    rows = [
+        _row(feature, known, [kind for kind in _KINDS if feature in described.get(kind, ())], folder)
+        for feature, known in sorted(features.items())
+    ]
     columns = [
         {"name": name, "title": title, "kind": kind}
         for name, title, kind in _COLUMNS
         if any(row.get(name) is not None for row in rows)
     ]
-    content = {"about": about, "columns": columns, "features": rows, "overviews": list(_overviews(folder))}
+    overviews = list(_overviews(folder, described))
+    content = {"about": alarm + about, "columns": columns, "features": rows, "overviews": overviews}
     page = files("sae_analysis.gallery").joinpath("page.html").read_text(encoding="utf-8")
     path = folder / "index.html"
     write_whole(path, page.replace("__DATA__", _embedded(content)).encode(errors="backslashreplace"))
     return path
+
+
+def left_behind(kind: str, written: Iterable[Path], folder: Path) -> list[Path]:
+    """Return the files of an earlier run in a folder that the result written there now does not describe.
+
+    ``kind`` is that of the result: ``real``, ``synthetic`` or ``comparison``; ``written`` all files that belong to it.
+    """
+    ours = re.compile(rf"(feature_\d+_|summary_\d+_|statistics_|){kind}\.(png|svg|pdf|parquet)")
+    new = {path.name for path in written}
+    return sorted(path for path in folder.iterdir() if ours.fullmatch(path.name) and path.name not in new)
 
 
 def _embedded(content: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
@@ -116,15 +135,17 @@ def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | N
     return ("…" + before[-_AROUND:] if len(before) > _AROUND else before), tokens[peak], after[:_AROUND]
 
 
-def _row(feature: int, known: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    pictures = [f"feature_{feature}_{kind}.png" for kind in _KINDS]
+def _row(feature: int, known: Mapping[str, Any], kinds: Iterable[str], folder: Path) -> dict[str, Any]:
+    pictures = [f"feature_{feature}_{kind}.png" for kind in kinds]
     words = " ".join([known.get("verdict") or "", known.get("words", "")])
     there = [name for name in pictures if (folder / name).exists()]
     return {"feature": feature, **known, "words": words, "pictures": there}
 
 
-def _overviews(folder: Path) -> Iterator[dict[str, Any]]:
+def _overviews(folder: Path, kinds: Iterable[str]) -> Iterator[dict[str, Any]]:
     for pattern, title in _OVERVIEWS.items():
+        if not pattern.endswith(tuple(kinds)):
+            continue
         found = sorted(folder.glob(f"{pattern}.png"), key=lambda path: (len(path.name), path.name))
         if found:
             yield {"title": title, "pictures": [path.name for path in found]}

@@ -3,9 +3,10 @@
 import argparse
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main import real, synthetic
 from sae_analysis.main.arguments import (
@@ -85,9 +86,10 @@ def run(options: argparse.Namespace) -> int:
         found = replace(compare(does, could, searched[1:]), asked=asked_for(options))
         json_path = options.output / "comparison.json"
         write_result(found, json_path)
-        rows = _rows(found)
+        rows = _rows(found, does, could)
         print_rows(rows)
-        print_summary(rows, [json_path, *_pictures(found, does, could, options)], options.output)
+        written = [json_path, *_pictures(found, does, could, options)]
+        print_summary(rows, written, options.output, result="comparison", numbers=_numbers(found))
     return 0
 
 
@@ -145,18 +147,41 @@ def _listed(result: "AnalysisResult") -> str:
     return ",".join(str(stats.feature_idx) for stats in result.features)
 
 
-def _rows(found: "ComparisonResult") -> dict[str, str]:
+def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisResult") -> dict[str, str]:
     verdicts = Counter(one.verdict for one in found.features)
+    unsettled = Counter(one.verdict for one in found.features if one.is_settled is False)
+    alone = sorted(does.by_feature().keys() ^ could.by_feature().keys())
+    others = f"; left out, since only one of the results describes them: {_named(alone)}" if alone else ""
     realised = [one.realised for one in found.features if one.realised is not None]
     least = [
         f"{one.feature_idx} ({_percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
     ]
     middle = f"{_percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
     return {
-        "Compared": f"{len(found.features):,} features on {found.token_count:,} tokens",
-        "Verdicts": "; ".join(f"{verdict}: {many:,}" for verdict, many in verdicts.most_common()),
+        "Compared": f"{len(found.features):,} features on {found.token_count:,} tokens{others}",
+        "Verdicts": "; ".join(
+            f"{verdict}: {many:,}" + (f" ({unsettled[verdict]:,} unsettled)" if unsettled[verdict] else "")
+            for verdict, many in verdicts.most_common()
+        ),
         "Realised": f"{middle} of what the search reached" + (f"; least: {', '.join(least)}" if least else ""),
     }
+
+
+def _numbers(found: "ComparisonResult") -> dict[str, Any]:
+    """Return what a script wants of the report."""
+    realised = [one.realised for one in found.features if one.realised is not None]
+    return {
+        "features": len(found.features),
+        "token_count": found.token_count,
+        "verdicts": Counter(one.verdict for one in found.features),
+        "unsettled": sum(one.is_settled is False for one in found.features),
+        "median_realised": statistics.median(realised) if realised else None,
+    }
+
+
+def _named(features: Sequence[int]) -> str:
+    more = len(features) - _NAMED
+    return ", ".join(map(str, features[:_NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _percent(share: float) -> str:

@@ -1,7 +1,7 @@
 """``real``: what each feature does on real text."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main.arguments import (
     HelpFormatter,
@@ -163,7 +163,8 @@ def write(result: "AnalysisResult", options: argparse.Namespace, table: "Feature
         write_whole(written[1], table.finish(result.provenance))
     rows = _rows(result)
     print_rows(rows)
-    print_summary(rows, [*written, *pictures(result, options)], options.output)
+    written += pictures(result, options)
+    print_summary(rows, written, options.output, result="real", numbers=_numbers(result))
 
 
 def _rows(result: "AnalysisResult") -> dict[str, str]:
@@ -176,7 +177,22 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
         + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
         "BOS": run_.bos,
-        "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}",
+        "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"
+        + ("; POOR: the mean explains more, so nothing here can be trusted" if fit.is_poor else ""),
         "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
         f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
     }
+
+
+def _numbers(result: "AnalysisResult") -> dict[str, Any]:
+    """Return what a script wants of the report, by the names in ``real.json``."""
+    fit, dictionary = result.fit, result.dictionary
+    assert fit is not None, "measured by every analysis of text"
+    assert dictionary is not None, "as above"
+    of_fit = ("token_count", "document_count", "window_count", "explained_variance", "cosine", "l0", "is_poor")
+    of_dictionary = ("d_sae", "dead_count", "dense_count")
+    return (
+        {name: getattr(fit, name) for name in of_fit}
+        | {name: getattr(dictionary, name) for name in of_dictionary}
+        | {"features": len(result.features)}
+    )

@@ -49,18 +49,35 @@ def print_rows(rows: Mapping[str, str]) -> None:
         print(f"{row + ':':<10}{text}")
 
 
-def print_summary(rows: Mapping[str, str], written: Sequence[Path], folder: Path) -> None:
-    """Print the last of a command: what was written, and where to look; as JSON, a line with the report in it too."""
+def print_summary(
+    rows: Mapping[str, str],
+    written: Sequence[Path],
+    folder: Path,
+    *,
+    result: str | None = None,
+    numbers: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the last of a command: what was written, and where to look; as JSON, a line with the report in it too.
+
+    ``result`` is what kind of result was written, ``numbers`` what its report says, for scripts.
+    """
+    from sae_analysis.gallery import left_behind
+
     pages = [path for path in written if path.suffix == ".html"]
+    stale = left_behind(result, written, folder) if result else []
     if _manner.as_json:
+        said = {"result": result, "numbers": dict(numbers or {}), "report": {row.lower(): rows[row] for row in rows}}
         files = {"output": str(folder), "files": list(map(str, written)), "browse": str(pages[0]) if pages else None}
-        print(json.dumps({"report": {row.lower(): text for row, text in rows.items()}} | files, ensure_ascii=False))
+        print(json.dumps(said | files | {"left_behind": list(map(str, stale))}, ensure_ascii=False))
     elif not _manner.is_quiet:
         print(f"Wrote {len(written)} file{'s' * (len(written) != 1)} to {folder}:")
         for path in written[:_MOST_LISTED]:
             print(f"  {path}")
         if len(written) > _MOST_LISTED:
             print(f"  … and {len(written) - _MOST_LISTED} more")
+        if stale:
+            more = f" and {len(stale) - 1:,} more" if len(stale) > 1 else ""
+            print(f"Still there, of an earlier run that {result}.json no longer describes: {stale[0].name}{more}")
         for page in pages:
             print(f"To look at them, open {page}")
 

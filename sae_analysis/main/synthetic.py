@@ -167,7 +167,8 @@ def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> 
     write_result(result, json_path)
     rows = _rows(result, d_sae)
     print_rows(rows)
-    print_summary(rows, [json_path, *pictures(result, options)], options.output)
+    written = [json_path, *pictures(result, options)]
+    print_summary(rows, written, options.output, result="synthetic", numbers=_numbers(result))
 
 
 def _corpus(options: argparse.Namespace) -> "Corpus | None":
@@ -262,14 +263,20 @@ _BEYOND = 1.001
 
 def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     run_, options = result.provenance, result.provenance.options
-    fired = [stats for stats in result.features if not stats.is_dead]
-    alone = [stats.search.single_token[1] for stats in fired if stats.search]
-    beyond = sum(stats.max_activation > _BEYOND * value for stats, value in zip(fired, alone, strict=True))
+    found = _numbers(result)
     return subject_rows(run_, d_sae) | {
         "BOS": run_.bos,
         "Text": f"{run_.corpus}: {options['real_windows']:,} windows" if run_.corpus else "none to begin with",
         "Search": f"{options['budget']:,} token-evaluations a feature, sequences of {options['seq_len']} tokens, "
         f"seed {options['seed']}{_overspent(result)}",
-        "Features": f"{len(fired):,} of {len(result.features):,} were made to fire, {beyond:,} of them harder than by "
-        "any token alone",
+        "Features": f"{found['fired']:,} of {found['features']:,} were made to fire, {found['beyond_one_token']:,} of "
+        "them harder than by any token alone",
     }
+
+
+def _numbers(result: "AnalysisResult") -> dict[str, int]:
+    """Return what a script wants of the report."""
+    fired = [stats for stats in result.features if not stats.is_dead]
+    alone = [stats.search.single_token[1] for stats in fired if stats.search]
+    beyond = sum(stats.max_activation > _BEYOND * value for stats, value in zip(fired, alone, strict=True))
+    return {"features": len(result.features), "fired": len(fired), "beyond_one_token": beyond}

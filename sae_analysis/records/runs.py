@@ -41,6 +41,11 @@ class Fit:
     truncated: bool = False
     """True if ``--max-tokens`` ended the reading before the corpus did."""
 
+    @property
+    def is_poor(self) -> bool:
+        """Whether the mean activation would explain more than the SAE does."""
+        return not self.explained_variance >= 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DictionaryStats:

@@ -49,8 +49,9 @@ class Header:
         """Return how well the SAE fits, empty if it was not measured."""
         if self.fit is None:
             return ""
+        alarm = "POOR FIT, the mean explains more: nothing here can be trusted. " if self.fit.is_poor else ""
         return (
-            f"fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
+            f"{alarm}fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
             f"{number(self.fit.l0)} features active per token, {counted(self.fit.measured_tokens, 'token')}"
         )
 
