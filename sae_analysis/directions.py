@@ -23,6 +23,9 @@ _NARROWEST = 1e-3
 _FEATURES_AT_ONCE = 128
 """Features whose logit effects or neighbours are held at a time: 128 x vocabulary floats are some 25 MB."""
 
+_SUMMARISED_AT_ONCE = 16
+"""Features whose logit effects are summed up at a time: few enough for what is made of them to stay in the caches."""
+
 _GROUP = 64
 """Columns of which the largest stands for all when the largest of a row are looked for."""
 
@@ -89,8 +92,10 @@ def logit_effects(
         if effects is None:
             yield from [LogitEffects()] * len(chunk)
         else:
-            has_bins = [binned is None or feature in binned for feature in chunk]
-            yield from _summaries(effects, site.model.tokens, most, has_bins)
+            for first in range(0, len(chunk), _SUMMARISED_AT_ONCE):
+                few = slice(first, first + _SUMMARISED_AT_ONCE)
+                has_bins = [binned is None or feature in binned for feature in chunk[few]]
+                yield from _summaries(effects[few], site.model.tokens, most, has_bins)
 
 
 def _summaries(

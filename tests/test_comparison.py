@@ -271,6 +271,15 @@ def test_tokens_raised_are_shared_as_far_as_both_raise_them():
     assert found.raised_among_real == 1.0
 
 
+def test_nothing_has_nothing_in_common_with_nothing():
+    """No other active feature, a residual vector of zero, a prediction that nothing was measured of."""
+    pair = comparison_pair(residual=(0.0, 0.0, 0.0), coactive=(), raised="")
+    bare = [replace(e, firing=replace(e.firing, coactive=(), ablation=replace(e.firing.ablation, raised=())))
+            for e in pair[0].examples if e.firing]  # fmt: skip
+    found = compare_features(replace(pair[0], examples=tuple(bare)), pair[1]).likeness
+    assert (found.residual, found.coactive, found.coactive_among_real, found.raised_among_real) == (0.0, 0.0, 0.0, 0.0)
+
+
 def test_weak_sequences_do_not_say_what_fires_it():
     real, synthetic = comparison_pair()
     on_its_token, elsewhere = synthetic.examples

@@ -264,7 +264,7 @@ class LanguageModel(ABC):
         if self.centres:
             directions = directions - directions.mean(dim=-1, keepdim=True)
         effects = product(directions * self._final_gain(), self._unembedding().float().T)
-        return effects - effects.mean(dim=-1, keepdim=True)
+        return effects.sub_(effects.mean(dim=-1, keepdim=True))  # in place: a chunk of features is larger than caches
 
     def _probe(self, shift: float) -> tuple[Tensor, Tensor]:
         """Send a vector of unit variance and mean ``shift`` through the final norm; return it and the result."""
