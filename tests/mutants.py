@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("sae_analysis")
 
 PARTS = {
-    "accumulators": ("test_accumulators.py", "test_real_activations.py", "test_parts.py", "test_long_runs.py"),
+    "accumulators": ("test_accumulators.py", "test_real_activations.py", "test_parts.py"),
     "sae_interface": ("test_sae_interface.py test_screening.py", "test_sae_formats.py", "test_real_activations.py"),
     "comparison": ("test_comparison.py", "test_reports.py", "test_visualizer.py"),
 }
