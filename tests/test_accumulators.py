@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from fractions import Fraction
 
 import numpy as np
@@ -423,3 +423,16 @@ def test_a_histogram_has_eight_bins_an_octave() -> None:
     summary = run(lambda: ValueStatistics(1), [[window]]).finish()[0]
     assert summary.histogram_counts == (2,) * 8
     assert summary.histogram_edges == pytest.approx([1 + bin_ / 8 for bin_ in range(9)])
+
+
+def test_what_several_accumulators_are_fed_and_what_they_hand_out_cannot_be_changed() -> None:
+    corpus = [Window(0, (1, 2), (True, True), {(0, 0): 1.0})]
+    batch = as_batch(corpus)
+    summary, (strongest, _) = (run(MAKERS[kind], [corpus]).finish()[0] for kind in ("values", "examples"))
+    for record in (batch, batch.windows, summary, strongest[0]):
+        for field in fields(record):
+            with pytest.raises(FrozenInstanceError):
+                setattr(record, field.name, None)
+        assert not hasattr(record, "__dict__"), "nothing can be added either"
+        with pytest.raises(TypeError, match="takes 1 positional argument"):
+            type(record)(None)

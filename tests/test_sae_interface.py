@@ -340,6 +340,16 @@ def test_a_pursuit_ends_after_its_steps_or_at_its_tolerance(most, tolerance, fou
     assert UnifiedSAEInterface(model).encode(torch.tensor([[3.0, 1.0]])).sparse_features.tolist() == [found]
 
 
+@FEW
+@given(seed=st.integers(0, 10_000), stop_on_repeat=st.booleans())
+def test_a_pursuit_along_directions_at_right_angles_takes_what_lies_along_each(seed, stop_on_repeat):
+    """In any order, whatever their sizes: none holds anything of what another took."""
+    x = torch.randint(-3, 4, (20, D_IN), generator=torch.Generator().manual_seed(seed)).float()
+    rule = Pursuit(most=None, tolerance=0.0, stop_on_repeat=stop_on_repeat)
+    model = MatchingPursuit(W_dec=torch.eye(D_IN), b_dec=torch.zeros(D_IN), rule=rule, subtract_b_dec=True)
+    assert torch.equal(UnifiedSAEInterface(model).encode(x).sparse_features, x.relu())
+
+
 # --- transcoders, norms, other readings ----------------------------------------------------------------------------
 
 

@@ -142,6 +142,17 @@ def test_what_rounding_hides_is_found(what):
     assert value.item() == pytest.approx(float(exact[0]), rel=1e-6)
 
 
+def test_what_rounding_hides_is_found_wherever_the_edge_lies(monkeypatch):
+    """As above, with the input alone; about one the steps of bfloat16 change, and so does what rounds up."""
+    monkeypatch.setattr(screening, "_BLOCK_NUMBERS", 1 << 10)  # less to lay out
+    x = torch.tensor([[DOWN]])
+    for step in range(-48, 48):
+        edge = 1 + step * 2.0**-13
+        bias = torch.tensor([edge - DOWN, edge - 2.0**-14 + DOWN])
+        _, feature, value = Screen(sae_of(torch.tensor([[1.0, -1.0]]), bias, TopK(1))).encode(x)
+        assert (feature.tolist(), value.tolist()) == ([0], [edge])
+
+
 def test_the_bound_holds_and_is_not_idle():
     """Of random products none is further off than the bound, and some are by more than a tenth of it."""
     draw = torch.Generator().manual_seed(0)
@@ -152,6 +163,14 @@ def test_the_bound_holds_and_is_not_idle():
     product = screen._input[:50].float() @ screen._weights.float()
     off = (product[:, :500] - error[:, None] - (x @ weights + bias)).abs() / error[:, None]
     assert 0.1 < off.max() < 1
+
+
+def test_the_bound_covers_what_a_matrix_unit_takes_for_zero():
+    """Units may flush what is below 2^-126: inputs, weights or their products."""
+    for x, weight in ((2.0**-127, 1000.0), (1000.0, 2.0**-127), (2.0**-70, 2.0**-60)):
+        screen = Screen(sae_of(torch.full((64, 2), weight), torch.zeros(2), ReLU()))
+        [error] = screen._lay_out(torch.full((1, 64), x)).tolist()
+        assert 64 * x * weight <= error < 2.0**-100
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -214,6 +233,15 @@ def test_a_part_of_the_dictionary_is_tried_first_where_that_costs_least(wanted, 
     must = int((expected * mask).any(1).sum())
     assert must <= left
     assert (left < 2 * must + 20) == knows_density or wanted == 1
+
+
+@pytest.mark.parametrize(("rate", "pays"), [(3.15, True), (3.20, False)])
+def test_a_part_is_tried_as_long_as_it_pays(rate, pays):
+    """An eighth holds all that fires: it costs 1/8 and 3 (1 - exp(-rate)), and what it saves is 3, up to ln 24."""
+    screen = Screen(sae_of(torch.ones(4, 256), torch.zeros(256), TopK(2)))
+    first = torch.arange(256) < 32
+    part = screen.only(first, torch.where(first, rate / 32, 0.0))._part
+    assert [weights.shape[1] for weights in part or ()] == ([32, 32] if pays else [])
 
 
 def test_most_tokens_take_the_short_way_and_the_rest_the_long_one(monkeypatch):
