@@ -401,6 +401,15 @@ def test_quantiles_of_a_feature_that_fired_once_are_that_value() -> None:
     assert {found for _, found in statistics.finish()[0].quantiles} == {value}
 
 
+def test_a_quantile_is_the_mean_of_its_bucket_of_which_there_are_64_an_octave() -> None:
+    """1.0 and 1.0125 share a bucket, 1.015625 is where the next begins."""
+    values = {(0, 0): 1.0, (0, 1): 1.0125, (0, 2): 1.015625, (0, 3): 1.0235}
+    window = Window(0, (1, 2, 3, 4), (True,) * 4, values)
+    [summary] = run(lambda: ValueStatistics(1), [[window]]).finish()
+    below, above = (1.0 + 1.0125) / 2, (1.015625 + 1.0235) / 2
+    assert [value for _, value in summary.quantiles] == pytest.approx([below] * 4 + [above] * 3, abs=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_explained_variance_does_not_depend_on_the_unit(scale: float) -> None:
     x = np.array([[1.0, 2.0], [3.0, 2.0], [2.0, 5.0]]) * scale

@@ -14,11 +14,11 @@ from sae_analysis.accumulators.exact import MANTISSA_BITS, SMALLEST_EXPONENT, In
 
 State = dict[str, npt.NDArray]
 
-BUCKETS_PER_OCTAVE = 64
-"""Resolution of the stored histogram: a bucket is at most 1/64 of its value wide."""
+BUCKET_BITS_PER_OCTAVE = 6
+"""Resolution of the stored histogram: 64 buckets an octave, each at most 1/64 of its value wide."""
 
-HISTOGRAM_BINS_PER_OCTAVE = 8
-"""Resolution of the histogram that is handed out."""
+BIN_BITS_PER_OCTAVE = 3
+"""Resolution of the histogram that is handed out: 8 bins an octave."""
 
 POSITION_BINS = 64
 """Most bins over the positions of a window; shorter windows have one bin a position."""
@@ -27,12 +27,11 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Probabilities at which quantiles are handed out."""
 
 # A bucket is the top of a float32's bits: sign, exponent and the first bits of the mantissa.
-_BUCKET_SHIFT = MANTISSA_BITS - int(math.log2(BUCKETS_PER_OCTAVE))
-_BIN_SHIFT = MANTISSA_BITS - int(math.log2(HISTOGRAM_BINS_PER_OCTAVE))
+_BUCKET_SHIFT = MANTISSA_BITS - BUCKET_BITS_PER_OCTAVE
+_BIN_SHIFT = MANTISSA_BITS - BIN_BITS_PER_OCTAVE
 _BUCKET_BITS = 32 - _BUCKET_SHIFT
 _BUCKET_MASK = (1 << _BUCKET_BITS) - 1
 _MAGNITUDE_MASK = (1 << (_BUCKET_BITS - 1)) - 1
-_OCTAVE_BITS = MANTISSA_BITS - _BUCKET_SHIFT
 
 # Squared mantissas have 48 bits; they are summed in two halves, so that 2^39 of them fit into 64 bits.
 _HALF_BITS = 24
@@ -87,7 +86,7 @@ class ValueStatistics:
         begins = np.arange(len(self.maximum) + 1) << _BUCKET_BITS
         bounds = np.searchsorted(keys, begins)
         octaves, rows = _by_octave(keys, sums)
-        octave_bounds = np.searchsorted(octaves, begins >> _OCTAVE_BITS).tolist()
+        octave_bounds = np.searchsorted(octaves, begins >> BUCKET_BITS_PER_OCTAVE).tolist()
         summaries = [_moments(rows[begin:end]) for begin, end in itertools.pairwise(octave_bounds)]
         for feature in range(len(summaries)) if in_full is None else in_full:
             if summaries[feature].active_count:
@@ -113,7 +112,7 @@ def _by_octave(keys: IntArray, sums: IntArray) -> tuple[IntArray, list[list[int]
     """Add up buckets of one feature, sign and exponent; return these as keys, and (is negative, shift, *sums)."""
     if not len(keys):
         return keys, []
-    octave = keys >> _OCTAVE_BITS
+    octave = keys >> BUCKET_BITS_PER_OCTAVE
     first = run_starts(octave)
     octave, totals = octave[first], np.add.reduceat(sums, first, axis=0)
     bucket = keys[first] & _BUCKET_MASK
@@ -163,7 +162,7 @@ def _lower_edges(magnitudes: IntArray, shift: int) -> npt.NDArray[np.float64]:
 
 def _shifts(magnitudes: IntArray) -> IntArray:
     """Return by how many bits the mantissas in each bucket stand above SMALLEST_EXPONENT."""
-    return np.maximum(magnitudes >> (MANTISSA_BITS - _BUCKET_SHIFT), 1) - 1
+    return np.maximum(magnitudes >> BUCKET_BITS_PER_OCTAVE, 1) - 1
 
 
 def _quantiles(
@@ -292,7 +291,7 @@ class PositionStatistics:
         bins = len(self.token_counts)
         _, kept = np.nonzero(acts.windows.keep)
         self.token_counts += np.bincount(self._bin(kept), minlength=bins)
-        np.add.at(self.counts.reshape(-1), acts.feature * bins + self._bin(acts.position), 1)
+        np.add.at(self.counts.ravel(), acts.feature * bins + self._bin(acts.position), 1)
 
     def _bin(self, positions: IntArray) -> IntArray:
         return np.searchsorted(self.edges, positions, side="right") - 1
