@@ -226,6 +226,20 @@ def test_features_encoded_alone_are_as_among_all(make, x, features):
     assert set(code.feature.tolist()) <= set(features)
 
 
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+@FEW
+@given(x=inputs, features=chosen.filter(len))
+def test_a_probe_gives_activations_and_where_a_feature_is_silent_what_it_lacks(make, x, features):
+    sae = make()
+    out = sae.encode(x)
+    is_ours = isinstance(sae.model, SparseAutoencoder)
+    margin = sae.model.rule.margin(out.pre_activation) if is_ours else out.pre_activation
+    expected = torch.where(out.sparse_features > 0, out.sparse_features, margin.clamp(max=0.0))[:, features]
+    probed = sae.probe_of(features)(x.requires_grad_())
+    torch.testing.assert_close(probed, expected, atol=1e-5, rtol=1e-5)
+    assert probed.requires_grad
+
+
 class Widths(torch.overrides.TorchFunctionMode):
     """Notes how many columns every matrix product has."""
 
@@ -243,11 +257,11 @@ class Widths(torch.overrides.TorchFunctionMode):
 @pytest.mark.parametrize("make", SEPARABLE.values(), ids=SEPARABLE)
 def test_what_is_separable_computes_the_columns_asked_for_and_no_others(make):
     sae, x = make(), drawn(1)(5, D_IN)
-    encode = sae.encoder_of([7, 2, 2])
-    with Widths() as widths:
-        encode(x)
     assert sae.is_separable
-    assert widths.seen == {2}
+    for few in (sae.encoder_of([7, 2, 2]), sae.probe_of([7, 2])):
+        with Widths() as widths:
+            few(x)
+        assert widths.seen == {2}
     with Widths() as widths:
         sae.encode_sparse(x)
     assert widths.seen == {N_FEATURES}
@@ -267,8 +281,9 @@ def test_no_feature_at_all_gives_no_activation(make):
 
 @pytest.mark.parametrize("name", ["ReLU", "TopK"])
 def test_features_alone_also_refuse_a_wrong_width(name):
-    with pytest.raises(FitError, match="reads activations of width 6, but was given width 5"):
-        ALL[name]().encoder_of([1])(torch.zeros(3, 5))
+    for few in (ALL[name]().encoder_of([1]), ALL[name]().probe_of([1])):
+        with pytest.raises(FitError, match="reads activations of width 6, but was given width 5"):
+            few(torch.zeros(3, 5))
 
 
 # --- rules, worked by hand -----------------------------------------------------------------------------------------

@@ -173,6 +173,14 @@ def test_the_bound_covers_what_a_matrix_unit_takes_for_zero():
         assert 64 * x * weight <= error < 2.0**-100
 
 
+def test_many_features_a_token_are_found():
+    """So many that NumPy, which sorts short rows whole, sorts only as far as it is asked to."""
+    draw = torch.Generator().manual_seed(5)
+    x, weights, bias = whole_numbers(100, 16, 4096, draw, most=9)
+    sae = sae_of(weights, bias, TopK(300))
+    assert torch.equal(table(Screen(sae).encode(x), 100, 4096), sae.rule(sae.product(x)))
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
     draw = torch.Generator().manual_seed(1)
