@@ -812,8 +812,9 @@ CATALOGUE = [
     (f"real --model {'x' * 256}", "argument --model: expected a path or a name, got 256 characters of something else"),
     (f"real --corpus {'/'.join(['d' * 200] * 30)}.txt", "argument --corpus: expected a path or a name, got 6033 characters"),
     # Hooks.
-    ("real --hook blocks.1.hook_resid_pst", "Hook 'blocks.1.hook_resid_pst' does not exist in {model}. Nearest: blocks.1.hook_resid_post,"),
-    ("real --hook blocks.99.hook_resid_post", "Hook 'blocks.99.hook_resid_post' does not exist in {model}. Nearest: "),
+    ("real --hook blocks.1.hook_resid_pst", "Hook 'blocks.1.hook_resid_pst' does not exist in {model}: did you mean blocks.1.hook_resid_post?"),
+    ("real --hook 1", "Hook '1' does not exist in {model}: did you mean blocks.1.hook_resid_post?"),
+    ("real --hook blocks.99.hook_resid_post", "Hook 'blocks.99.hook_resid_post' does not exist in {model}, which has layers 0 to 2: did"),
     ("real --hook ../../etc", "Hook '../../etc' does not exist in {model}. Nearest: "),
     (
         "real --hook blocks.1.mlp.hook_post",

@@ -406,12 +406,37 @@ def test_module_paths_name_hooks_too(model, path, hook):
     assert model.tap(path) is model.tap(hook)
 
 
-def test_an_unknown_hook_names_the_nearest(model):
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("1", "blocks.1.hook_resid_post"),
+        ("L1", "blocks.1.hook_resid_post"),
+        ("layer 1", "blocks.1.hook_resid_post"),
+        ("blocks.1.resid_post", "blocks.1.hook_resid_post"),
+        ("resid_post.1", "blocks.1.hook_resid_post"),
+        ("resid_pre_layer_1", "blocks.1.hook_resid_pre"),
+        ("block.1.hook_resid_mid", "blocks.1.hook_resid_mid"),
+        ("blocks.1.hook_resid_pst", "blocks.1.hook_resid_post"),
+        ("model.layers.2.residual", "blocks.2.hook_resid_post"),
+        ("mlp.2", "blocks.2.hook_mlp_out"),
+        ("2.self_attn", "blocks.2.hook_attn_out"),
+        ("layers.0.attn_out", "blocks.0.hook_attn_out"),
+        ("blocks.0.attn.hook_zz", "blocks.0.attn.hook_z"),
+    ],
+)
+def test_a_near_miss_names_the_hook_meant(model, typed, meant):
     with pytest.raises(ModelError) as caught:
-        model.activations(IDS, "blocks.3.hook_resid_post")
+        model.tap(typed)
+    assert str(caught.value) == f"Hook '{typed}' does not exist in {model.name}: did you mean {meant}?"
+
+
+@pytest.mark.parametrize("typed", ["blocks.3.hook_resid_post", "layers.3"])
+def test_a_hook_of_a_layer_that_is_not_there_says_which_layers_are(model, typed):
+    with pytest.raises(ModelError) as caught:
+        model.activations(IDS, typed)
     assert str(caught.value) == (
-        f"Hook 'blocks.3.hook_resid_post' does not exist in {model.name}. Nearest: blocks.2.hook_resid_post, "
-        "blocks.1.hook_resid_post, blocks.0.hook_resid_post, blocks.2.hook_resid_pre."
+        f"Hook '{typed}' does not exist in {model.name}, which has layers 0 to 2: did you mean "
+        "blocks.2.hook_resid_post?"
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_analysis.errors import ModelError
-from sae_analysis.language_model.hook_names import canonical_hook
+from sae_analysis.language_model.hook_names import canonical_hook, layer_count, layer_named, meant_hook
 from sae_analysis.language_model.tokens import TokenText
 from sae_analysis.products import fast_products, product
 
@@ -142,8 +142,14 @@ class LanguageModel(ABC):
         taps = self.hooks()
         if self.has_hook(hook):
             return hook if hook in taps else canonical_hook(hook)
-        near = difflib.get_close_matches(hook, taps, n=4, cutoff=0.3) or list(taps)[:4]
-        raise ModelError(f"Hook '{hook}' does not exist in {self.name}. Nearest: {', '.join(near)}.")
+        layers = layer_count(list(taps))
+        has = f", which has layers 0 to {layers - 1}" if (layer_named(hook) or 0) >= layers else ""
+        if meant := meant_hook(hook, list(taps)):
+            advice = f": did you mean {meant}?"
+        else:
+            near = difflib.get_close_matches(hook, taps, n=4, cutoff=0.3) or list(taps)[:4]
+            advice = f". Nearest: {', '.join(near)}."
+        raise ModelError(f"Hook '{hook}' does not exist in {self.name}{has}{advice}")
 
     def distinct_hooks(self) -> Mapping[str, Tap]:
         """Return the hooks without those that name a place once more, in the order of the forward pass."""
