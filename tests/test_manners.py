@@ -278,6 +278,27 @@ def test_a_misspelt_option_is_guessed(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("comparee", "compare"),
+        ("reel", "real"),
+        ("export --to neuronpeda", "neuronpedia"),
+        ("real --theme drak", "dark"),
+    ],
+)
+def test_a_misspelt_mode_or_choice_is_guessed(capsys, typed, meant):
+    with pytest.raises(SystemExit):
+        main(typed.split())
+    assert f"): did you mean {meant}? (see sae-analysis" in capsys.readouterr().err
+
+
+def test_a_choice_that_resembles_none_is_not_guessed(capsys):
+    with pytest.raises(SystemExit):
+        main(["bogus"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_an_interpreter_without_our_packages_is_told_what_to_do():
     command = [sys.executable, "-S", "main.py", "real"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -43,11 +43,16 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(EXIT_USER_ERROR)
 
     def _meant(self, message: str) -> str:
-        """Return the option that a misspelt one is nearest to."""
-        unknown = re.match(r"unrecognized arguments:.*?(--[^ =]+)", message)
-        modes = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
-        known = {option for one in modes for mode in one.choices.values() for option in mode._option_string_actions}
-        near = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+        """Return the option, mode or choice that a misspelt one is nearest to."""
+        if choice := re.match(r"argument .*?: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            wrong, known = choice[1], set(re.findall(r"[\w-]+", choice[2]))
+        elif option := re.match(r"unrecognized arguments:.*?(--[^ =]+)", message):
+            modes = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
+            wrong = option[1]
+            known = {option for one in modes for mode in one.choices.values() for option in mode._option_string_actions}
+        else:
+            return ""
+        near = difflib.get_close_matches(wrong, known, n=1)
         return f": did you mean {near[0]}?" if near else ""
 
 
