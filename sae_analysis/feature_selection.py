@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Literal
 
 from sae_analysis.errors import FeatureError
+from sae_analysis.wording import counted
 
 GRAMMAR = "0,5,10 | 0-20 | 0-10,50-60 | all | random:N | top:N (by density) | top:N:max (by maximum) | dead:N"
 """The grammar in one line, for help and errors."""
@@ -45,7 +46,8 @@ class FeatureSelection:
                     raise FeatureError(f"Feature {outside} does not exist: the SAE has features 0 to {d_sae - 1}.")
             return tuple(dict.fromkeys(chain.from_iterable(self.ranges)))
         if self.count > d_sae:
-            raise FeatureError(f"--features asks for {self.count} features: the SAE has {d_sae}. Ask for fewer.")
+            asked = counted(self.count, "feature")
+            raise FeatureError(f"--features asks for {asked}: the SAE has {d_sae}. Ask for fewer.")
         if self.kind == "random":
             return tuple(sorted(random.Random(seed).sample(range(d_sae), self.count)))
         return tuple(range(d_sae))

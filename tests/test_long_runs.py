@@ -271,7 +271,7 @@ def test_an_interrupted_run_ends_with_its_chunk_and_goes_on_from_there(number, o
     assert said[0] == "Stopping after what is being read; once more stops at once."
     tokens = said[1].partition(" ")[0]
     assert said[1:] == [
-        f"{tokens} tokens were read; the same command goes on from there.",
+        f"{tokens} tokens read so far; the same command goes on from there.",
         "Interrupted; what was written before is whole.",
     ]
     assert signal.getsignal(number) is before
@@ -280,7 +280,7 @@ def test_an_interrupted_run_ends_with_its_chunk_and_goes_on_from_there(number, o
         read = stop_after(patch, -1, lambda: None)
         assert run(options, out) == one
         assert read() == len(chunk_numbers(options, tmp_path)) - 5
-    assert f"Going on with an interrupted run: {tokens} tokens were read.\n" in capsys.readouterr().err
+    assert f"Going on with an interrupted run: {tokens} tokens read so far.\n" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["real.json"]
 
 

@@ -114,6 +114,12 @@ def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["real.json"]
 
 
+def test_one_of_a_kind_is_no_plural(typed, tmp_path, capsys):
+    (tmp_path / "one.txt").write_text("The old ship left the harbour at dawn, and the crew sang.")
+    assert main(typed(corpus=tmp_path / "one.txt", features="0", seq_len=64)) == 0
+    assert f"Corpus:   {tmp_path / 'one.txt'}: 1 document, 1 window\n" in capsys.readouterr().out
+
+
 def test_a_run_as_typed_prints_the_same_and_nothing_on_stderr(typed, tmp_path):
     found = as_typed(typed(features="random:2", max_tokens=200))
     assert (found.returncode, found.stderr) == (0, "")
@@ -360,7 +366,7 @@ def test_a_search_writes_its_result_and_prints_the_header(
         "Text:     none to begin with",
         f"Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0; beginnings alone took {spent:,}, "
         "and nothing was searched: give a larger --budget",
-        f"Features: 5 of 5 were made to fire, {beyond} of them harder than by any token alone",
+        f"Features: 5 of 5 fired, {beyond} of them harder than by any token alone",
         f"Wrote 1 file to {tmp_path / 'out'}:",
         f"  {tmp_path / 'out' / 'synthetic.json'}",
     ]
@@ -485,14 +491,14 @@ def test_an_interrupted_search_goes_on_where_it_was_and_comes_to_the_same(search
         assert main(searching()) == 130
     assert capsys.readouterr() == (
         "",
-        "2 of 5 features are finished; the same command goes on from there.\n"
+        "2 of 5 features finished; the same command goes on from there.\n"
         "Interrupted; what was written before is whole.\n",
     )
     assert old.read_text() == "what an earlier run wrote"
     assert len(names_in(tmp_path / "out")) == 2
     searched = searched_features(monkeypatch)
     assert main(searching()) == 0
-    assert capsys.readouterr().err == "Going on with an interrupted run: 2 of 5 features are finished.\n"
+    assert capsys.readouterr().err == "Going on with an interrupted run: 2 of 5 features finished.\n"
     assert synthetic_result(tmp_path).features == expected
     assert searched == [2, 3, 4]
     assert names_in(tmp_path / "out") == ["synthetic.json"]
@@ -511,7 +517,7 @@ def test_a_damaged_file_of_finished_features_costs_only_what_is_damaged(searchin
     assert main(searching()) == 0
     assert capsys.readouterr().err == (
         f"{kept} is damaged; what stands before the damage is used.\n"
-        "Going on with an interrupted run: 3 of 5 features are finished.\n"
+        "Going on with an interrupted run: 3 of 5 features finished.\n"
     )
     assert synthetic_result(tmp_path).features == expected
     assert searched == [2, 3, 4], "the whole batch again, so that it is what it would have been"
@@ -539,7 +545,7 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, 
     interrupted_after(monkeypatch, 0)
     assert main(searching()) == 130
     assert capsys.readouterr().err == (
-        "0 of 5 features are finished; the same command goes on from there.\n"
+        "0 of 5 features finished; the same command goes on from there.\n"
         "Interrupted; what was written before is whole.\n"
     )
     assert names_in(tmp_path / "out") == []

@@ -228,7 +228,7 @@ def test_a_poor_fit_ends_the_run_unless_allowed(model: LanguageModel, tmp_path: 
 
 def test_too_little_text_is_an_error(model: LanguageModel, sae: UnifiedSAEInterface, tmp_path: Path) -> None:
     (tmp_path / "word.txt").write_text("ship")
-    with pytest.raises(CorpusError, match=r"The corpus has \d tokens that count, in 1 documents: statistics need"):
+    with pytest.raises(CorpusError, match=r"The corpus has \d tokens to count, in 1 document: statistics need"):
         run(sae, model, tmp_path / "word.txt")
 
 

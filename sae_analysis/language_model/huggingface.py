@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sae_analysis.errors import ModelError
 from sae_analysis.language_model.base import LanguageModel, Tap, fingerprint
 from sae_analysis.language_model.tokens import TokenText
+from sae_analysis.wording import counted
 
 # Where the families of the library keep the last matrix of attention and of the MLP, and the MLP itself.
 _ATTENTION_OUTPUTS = (
@@ -101,7 +102,7 @@ def _layer_stack(module: nn.Module, layers: int, name: str) -> tuple[str, nn.Mod
     for path, child in module.named_modules():
         if layers and isinstance(child, nn.ModuleList) and len(child) == layers:
             return path, child
-    raise ModelError(f"{name} has no stack of {layers} layers that hooks could name: it is not supported.")
+    raise ModelError(f"{name} has no stack of {counted(layers, 'layer')} that hooks could name: it is not supported.")
 
 
 def _taps(layers: nn.ModuleList, d_model: int, *, is_parallel: bool) -> dict[str, Tap]:

@@ -12,6 +12,7 @@ from sae_analysis.main.repeating import with_asked
 from sae_analysis.main.running import names_of, open_site
 from sae_analysis.main.screen import say
 from sae_analysis.main.shards import part_of
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.parts import Storage
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             shards = sorted(shard for _, other in headers for shard in other["shards"])
             storage = Storage(options.output)
             storage.write(FINISHED, part_of({**header, "shards": shards}, collected, text))
-            say(f"Wrote {storage.place(FINISHED)}, {len(shards)} of {header['count']} shards.")
+            say(f"Wrote {storage.place(FINISHED)}, {len(shards)} of {counted(header['count'], 'shard')}.")
             return 0
         asked = argparse.Namespace(**header["asked"])
         names, then = names_of(asked, "model", "sae", "corpus"), argparse.Namespace(**header["asked"])

@@ -12,6 +12,7 @@ from sae_analysis.main.arguments import duration, name, positive
 from sae_analysis.main.repeating import with_asked
 from sae_analysis.main.running import model_loader, names_of
 from sae_analysis.main.screen import say, spending_bar
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
@@ -110,7 +111,7 @@ def gather(planned: "Plan", corpus: "Corpus", options: argparse.Namespace) -> "t
 
         def keep(collected: "Collected") -> None:
             if (unfinished.is_due or is_stopping()) and _is_kept(unfinished, collected) and is_stopping():
-                say(f"{_tokens(collected):,} tokens were read; the same command goes on from there.")
+                say(f"{counted(_tokens(collected), 'token')} read so far; the same command goes on from there.")
             if is_stopping():
                 raise KeyboardInterrupt
 
@@ -177,7 +178,8 @@ def workers_of(options: argparse.Namespace, site: "Site") -> "Workers":
 
 def say_lost(again: int) -> None:
     """Say that a worker was lost."""
-    say(f"A worker was lost and is started anew; what it had not written down ({again} chunks) is read again.")
+    lost = counted(again, "chunk")
+    say(f"A worker was lost and is started anew; what it had not written down ({lost}) is read again.")
 
 
 # --- interrupted and resumed ---------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def _resume(unfinished: "Unfinished") -> "Collected | None":
         else:
             collected.merge(found)
     if collected:
-        say(f"Going on with an interrupted run: {_tokens(collected):,} tokens were read.")
+        say(f"Going on with an interrupted run: {counted(_tokens(collected), 'token')} read so far.")
     return collected
 
 

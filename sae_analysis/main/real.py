@@ -19,6 +19,7 @@ from sae_analysis.main.repeating import add_config_option
 from sae_analysis.main.running import open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary
 from sae_analysis.main.shards import read_shard
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:
     from sae_analysis.corpus import Corpus
@@ -173,8 +174,8 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
     assert dictionary is not None, "as above"
     excluded = ", ".join(f"{count:,} {reason}" for reason, count in fit.excluded.items()) or "none"
     return subject_rows(run_, dictionary.d_sae) | {
-        "Corpus": f"{run_.corpus}: {fit.document_count:,} documents, {fit.window_count:,} windows"
-        + (" (stopped by --max-tokens)" if fit.truncated else ""),
+        "Corpus": f"{run_.corpus}: {counted(fit.document_count, 'document')}, "
+        f"{counted(fit.window_count, 'window')}" + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
         "BOS": run_.bos,
         "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"

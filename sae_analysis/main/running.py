@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.screen import hook_bar, page_bar, say
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
@@ -74,7 +75,7 @@ def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:
     threads = run.options.get("threads")
     with_threads = f", {threads} thread{'' if threads == '1' else 's'}" if threads else ""
     return {
-        "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {d_sae:,} features",
+        "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {counted(d_sae, 'feature')}",
         "Model": f"{run.model}, {run.dtype} on {run.device}{with_threads}",
         "Hook": f"{run.place} ({run.hook_reason})",
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main.reading import gather
 from sae_analysis.main.screen import print_rows, print_summary, say
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
@@ -41,7 +42,7 @@ def read_shard(
     unfinished.remove()
     counts = collected.counts
     rows = {
-        "Shard": f"{options.shard}: {counts['documents']:,} documents, {counts['windows']:,} windows",
+        "Shard": f"{options.shard}: {counted(counts['documents'], 'document')}, {counted(counts['windows'], 'window')}",
         "Tokens": f"{collected.token_count:,} counted",
     }
     print_rows(rows)

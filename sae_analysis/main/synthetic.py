@@ -23,6 +23,7 @@ from sae_analysis.main.reading import add_long_run_options, read_text, workers_o
 from sae_analysis.main.repeating import add_config_option, with_asked
 from sae_analysis.main.running import model_loader, names_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.artifacts import FinishedFeatures
@@ -138,7 +139,9 @@ def search(
             )
     except KeyboardInterrupt:
         done, _ = finished.read()
-        say(f"{len(done)} of {len(planned.features)} features are finished; the same command goes on from there.")
+        say(
+            f"{len(done)} of {counted(len(planned.features), 'feature')} finished; the same command goes on from there."
+        )
         raise
     yield with_asked(result, options)
     finished.remove()
@@ -239,7 +242,7 @@ def _resume(finished: "FinishedFeatures", total: int) -> "dict[int, FeatureStats
     if is_damaged:
         say(f"{finished.path} is damaged; what stands before the damage is used.")
     if done:
-        say(f"Going on with an interrupted run: {len(done)} of {total} features are finished.")
+        say(f"Going on with an interrupted run: {len(done)} of {counted(total, 'feature')} finished.")
     for other in finished.others():
         say(f"{other} belongs to a run of other features, settings or text: it is left as it is, and nothing taken.")
     return done
@@ -264,13 +267,15 @@ _BEYOND = 1.001
 def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     run_, options = result.provenance, result.provenance.options
     found = _numbers(result)
+    numbers = {name: value for name, value in options.items() if isinstance(value, int)}
     return subject_rows(run_, d_sae) | {
         "BOS": run_.bos,
-        "Text": f"{run_.corpus}: {options['real_windows']:,} windows" if run_.corpus else "none to begin with",
-        "Search": f"{options['budget']:,} token-evaluations a feature, sequences of {options['seq_len']} tokens, "
+        "Text": f"{run_.corpus}: {counted(numbers['real_windows'], 'window')}" if run_.corpus else "none to begin with",
+        "Search": f"{counted(numbers['budget'], 'token-evaluation')} a feature, sequences of "
+        f"{counted(numbers['seq_len'], 'token')}, "
         f"seed {options['seed']}{_overspent(result)}",
-        "Features": f"{found['fired']:,} of {found['features']:,} were made to fire, {found['beyond_one_token']:,} of "
-        "them harder than by any token alone",
+        "Features": f"{found['fired']:,} of {found['features']:,} fired, {found['beyond_one_token']:,} of them harder "
+        "than by any token alone",
     }
 
 

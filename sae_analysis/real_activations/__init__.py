@@ -18,6 +18,7 @@ from sae_analysis.real_activations.settings import RealSettings
 from sae_analysis.reconstruction import Site, attach, check_fit
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
 from sae_analysis.subject import AnyModel, AnySAE, open_subject
+from sae_analysis.wording import counted
 
 __all__ = [
     "Collected",
@@ -175,8 +176,8 @@ def _fit(collected: Collected, text: TextRead) -> Fit:
     counts = collected.counts
     if collected.token_count < MIN_TOKENS:
         raise CorpusError(
-            f"The corpus has {collected.token_count} tokens that count, in {counts['documents']} documents: "
-            f"statistics need at least {MIN_TOKENS}. Give more text."
+            f"The corpus has {counted(collected.token_count, 'token')} to count, in "
+            f"{counted(counts['documents'], 'document')}: statistics need at least {MIN_TOKENS}. Give more text."
         )
     explained_variance, cosine, l0 = collected.fit.finish()
     return Fit(

@@ -13,6 +13,7 @@ from sae_analysis.real_activations.collected import Collected
 from sae_analysis.real_activations.settings import RealSettings
 from sae_analysis.real_activations.stream import Reader
 from sae_analysis.reconstruction import Site
+from sae_analysis.wording import counted
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of tokens analysed since the last call, and about how many there will be in all, if known."""
@@ -172,6 +173,6 @@ def unread(planned: Plan, stream: TokenStream, collected: Collected) -> Iterator
             )
     if before:
         raise CorpusError(
-            f"The corpus has become shorter since an interrupted run read it, by {len(before)} chunks or more: bring "
-            "the old text back, or begin anew in another --output."
+            f"The corpus has become shorter since an interrupted run read it, by {counted(len(before), 'chunk')} or "
+            "more: bring the old text back, or begin anew in another --output."
         )

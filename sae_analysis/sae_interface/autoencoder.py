@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sae_analysis.errors import FitError, SAEFormatError
 from sae_analysis.products import fast_products
 from sae_analysis.sae_interface.rules import ActivationRule, SeparableRule
+from sae_analysis.wording import counted
 
 # --- what is done to the input -------------------------------------------------------------------------------------
 
@@ -313,7 +314,8 @@ class Pursuit(ActivationRule):
 
     def __str__(self) -> str:
         """Return the rule with what ends it."""
-        return f"MatchingPursuit(at most {self.most or 'd_in'} steps, residue {self.tolerance:g})"
+        most = counted(self.most, "step") if self.most else "d_in steps"
+        return f"MatchingPursuit(at most {most}, residue {self.tolerance:g})"
 
 
 def _check_weights(weights: dict[str, Tensor | None]) -> None:

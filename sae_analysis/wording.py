@@ -1,0 +1,10 @@
+"""Words that reports and errors share."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count, exact, with its noun in the right number.
+
+    >>> counted(1, "token"), counted(2000, "token")
+    ('1 token', '2,000 tokens')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
