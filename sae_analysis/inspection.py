@@ -8,9 +8,10 @@ import numpy as np
 from sae_analysis import directions
 from sae_analysis.corpus import Document
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction import search_hook
+from sae_analysis.reconstruction import least_bad, search_hook
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
+from sae_analysis.wording import counted
 
 _LISTED = 12
 """Places shown; JSON holds all."""
@@ -132,7 +133,7 @@ def inspect_sae(
 def describe(inspection: Inspection) -> Iterator[str]:
     """Yield an inspection as lines of text."""
     found = inspection
-    shape = f"{found.d_in} -> {found.d_sae:,} features -> {found.d_out}"
+    shape = f"{found.d_in} -> {counted(found.d_sae, 'feature')} -> {found.d_out}"
     says = {
         "model": found.model,
         "hook": found.hook,
@@ -172,8 +173,12 @@ def _find(
 
 def _table(place: Place) -> Iterator[str]:
     winner = place.winner
-    found = f"clearly {winner.place}" if winner else "nowhere clearly"
-    yield f"Belongs:    {found}, of {len(place.scores)} places of {place.model} tried on {place.tokens} tokens"
+    tried, tokens = counted(len(place.scores), "place"), counted(place.tokens, "token")
+    if best := least_bad(place.scores):
+        yield f"Belongs:    nowhere: it fits no place of {place.model} ({best}), of {tried} tried on {tokens}"
+    else:
+        found = f"clearly {winner.place}" if winner else "nowhere clearly"
+        yield f"Belongs:    {found}, of {tried} of {place.model} tried on {tokens}"
     yield from (f"            {line}" for line in score_table(place.scores))
 
 
@@ -197,7 +202,7 @@ def _spread(values: np.ndarray) -> Spread | None:
 
 def _about_weights(norms: directions.Norms) -> Iterator[str]:
     if dead := int((norms.decoder == 0).sum()):
-        yield f"{dead} of {len(norms.decoder)} decoder rows are zero."
+        yield f"{dead} of {len(norms.decoder)} decoder rows {'is' if dead == 1 else 'are'} zero."
 
 
 def _about_place(told: str | None, place: Place | None, model: LanguageModel | None) -> Iterator[str]:

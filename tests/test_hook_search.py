@@ -266,6 +266,19 @@ def test_the_users_text_is_what_is_searched_on(model, trained):
     assert found != attach(trained[PLACES[2]], model, "auto").hook_search
 
 
+def test_an_sae_that_fits_no_place_is_told_so(model):
+    sae = UnifiedSAEInterface(random_sae(0).model, origin=Origin(hook="blocks.1.hook_resid_post"))
+    sae.model.W_dec.neg_()
+    [best, *_] = search_hook(sae, model, None, prepend_bos=False).scores
+    assert best.explained_variance < 0
+    with pytest.raises(ModelError) as caught:
+        attach(sae, model, "auto")
+    assert str(caught.value) == (
+        f"The SAE fits no place of {model.name} (best explained variance {best.explained_variance:.3g} at "
+        f"{best.place}, on 512 tokens): give the model that it was trained on, or check --bos."
+    )
+
+
 def test_an_sae_without_a_clear_place_lists_the_candidates(model):
     with pytest.raises(ModelError) as caught:
         attach(random_sae(0), model)

@@ -87,9 +87,24 @@ def test_an_sae_that_belongs_nowhere_is_still_described(model):
             subtract_b_dec=True,
         )
     )
-    lines = list(describe(inspect_sae(random, "random", model)))
-    assert f"Belongs:    nowhere clearly, of 19 places of {model.name} tried on 512 tokens" in lines
+    found = inspect_sae(random, "random", model)
+    assert found.place
+    best = found.place.scores[0]
+    assert best.explained_variance < 0
+    lines = list(describe(found))
+    assert (
+        f"Belongs:    nowhere: it fits no place of {model.name} (best explained variance "
+        f"{best.explained_variance:.3g} at {best.place}), of 19 places tried on 512 tokens"
+    ) in lines
     assert "It says:    nothing about where it belongs" in lines
+
+
+def test_an_sae_that_fits_several_places_alike_belongs_nowhere_clearly(model, sae):
+    found = inspect_sae(sae, "x", model)
+    assert found.place
+    place = replace(found.place, winner=None, scores=(replace(found.place.scores[0], explained_variance=0.01),))
+    line = f"Belongs:    nowhere clearly, of 1 place of {model.name} tried on 512 tokens"
+    assert line in list(describe(replace(found, place=place)))
 
 
 def test_an_sae_of_another_width_belongs_to_another_model(model):
@@ -104,7 +119,7 @@ def test_an_sae_of_another_width_belongs_to_another_model(model):
         )
     )
     assert [line for line in describe(inspect_sae(wide, "wide", model)) if line.startswith("Warning")] == [
-        "Warning:    1 of 4 decoder rows are zero.",
+        "Warning:    1 of 4 decoder rows is zero.",
         f"Warning:    {model.name} has no hook of its width: it belongs to another model.",
     ]
 

@@ -2,7 +2,7 @@
 
 from sae_analysis.reconstruction.attachment import AUTO, Sign, Switch, attach
 from sae_analysis.reconstruction.fit import SplicedLoss, check_fit, spliced_loss, update_fit
-from sae_analysis.reconstruction.search import HookSearch, search_hook
+from sae_analysis.reconstruction.search import HookSearch, least_bad, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Switch",
     "attach",
     "check_fit",
+    "least_bad",
     "search_hook",
     "spliced_loss",
     "update_fit",

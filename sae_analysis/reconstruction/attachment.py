@@ -7,9 +7,10 @@ from typing import Literal
 from sae_analysis.corpus import Document
 from sae_analysis.errors import FitError, ModelError, SAEFormatError
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction.search import HookSearch, Progress, places, search_hook
+from sae_analysis.reconstruction.search import HookSearch, Progress, least_bad, places, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 from sae_analysis.sae_interface import UnifiedSAEInterface
+from sae_analysis.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def attach(
         progress: Told of each hook that a search has tried.
 
     Raises:
-        ModelError: no such hook, or none that is clearly the SAE's.
+        ModelError: no such hook, or none that is the SAE's, or clearly so.
         FitError: the hook's width is not the SAE's.
         SAEFormatError: a reading that this SAE does not have.
     """
@@ -189,11 +190,17 @@ def _decided(
 ) -> tuple[tuple[str, str], UnifiedSAEInterface]:
     """Return the place and reading that a search found to be clearly best; at a lone place, the better reading."""
     winner = search.winner or (search.scores[0] if is_alone and search.scores else None)
+    if winner is None and (best := least_bad(search.scores)):
+        raise ModelError(
+            f"The SAE fits no place of {model.name} ({best}, on {counted(search.tokens, 'token')}): give the model "
+            "that it was trained on, or check --bos."
+        )
     if winner is None:
         best = _list([f"{score.place} {score.explained_variance:.3f}" for score in search.scores])
         raise ModelError(
             f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained "
-            f"variance on {search.tokens} tokens: {best}. Choose one with --hook, or give the SAE's own model."
+            f"variance on {counted(search.tokens, 'token')}: {best}. Choose one with --hook, or give the SAE's own "
+            "model."
         )
     return (winner.hook, winner.hook_out), search.readings[winner.reading]
 

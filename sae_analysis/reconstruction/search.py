@@ -98,6 +98,13 @@ class HookSearch:
         return here[min(equal, key=list(self.readings).index)]
 
 
+def least_bad(scores: Sequence[HookScore]) -> str:
+    """Return in words the best of scores, if even there nothing more is explained than by the mean; else nothing."""
+    if not scores or scores[0].explained_variance > 0:
+        return ""
+    return f"best explained variance {scores[0].explained_variance:.3g} at {scores[0].place}"
+
+
 def search_hook(
     sae: UnifiedSAEInterface,
     model: LanguageModel,
