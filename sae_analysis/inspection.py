@@ -82,6 +82,9 @@ class Inspection:
     centred: bool | None
     """What the checkpoint says of a centred residual stream."""
 
+    assumed: tuple[str, ...]
+    """Which of these it does not say, but are known of its format."""
+
     warnings: tuple[str, ...]
     place: Place | None = None
     """Where it reconstructs a model, if one was given."""
@@ -125,6 +128,7 @@ def inspect_sae(
         hook_out=origin.hook_out,
         prepend_bos=origin.prepend_bos,
         centred=origin.centred,
+        assumed=origin.assumed,
         warnings=(*origin.warnings, *_about_weights(norms), *_about_place(origin.hook, place, model)),
         place=place,
     )
@@ -141,7 +145,12 @@ def describe(inspection: Inspection) -> Iterator[str]:
         "BOS": None if found.prepend_bos is None else ("prepended" if found.prepend_bos else "not prepended"),
         "residual": None if found.centred is None else ("centred" if found.centred else "not centred"),
     }
-    told = "; ".join(f"{name} {value}" for name, value in says.items() if value is not None)
+    assumed = [{"prepend_bos": "BOS", "centred": "residual"}.get(name, name) for name in found.assumed]
+    told = "; ".join(
+        f"{name} {value}{' (assumed from its format)' if name in assumed else ''}"
+        for name, value in says.items()
+        if value is not None
+    )
     yield f"SAE:        {found.sae}"
     yield f"Format:     {found.format} ({found.reason})"
     yield f"Shape:      {shape}, {'transcoder' if found.is_transcoder else 'autoencoder'}"

@@ -1087,6 +1087,12 @@ def one_key_missing(root):
     return bare(root, without(linear_keys(plain(), "bias"), "encoder.bias"))
 
 
+@near("is in no known layout", "Nearest is circuit-tracer", "of another shape W_dec (6, 10) instead of (10, 6).")
+def matrices_that_lie_the_other_way_round(root):
+    p = plain()
+    return bare(root, free_keys(p) | {"W_enc": p.W_enc.T.contiguous(), "W_dec": p.W_dec.T.contiguous()})
+
+
 @near("Found keys: bias, decoder.weight, encoder.bias, encoder.weight, velocity.", "unknown velocity")
 def one_unknown_key(root):
     return bare(root, linear_keys(plain(), "bias") | {"velocity": torch.ones(3)})
@@ -1097,13 +1103,13 @@ def one_key_missing_of_a_class_that_is_named(root):
     return dictionary_learning(root, "AutoEncoderTopK", without(selecting_keys(plain(), 3), "encoder.bias"))
 
 
-@near("of another shape decoder.weight (10, 6)")
+@near("of another shape decoder.weight (10, 6) instead of (6, 10).")
 def a_decoder_that_lies_the_other_way_round(root):
     p = plain()
     return bare(root, linear_keys(p, "bias") | {"decoder.weight": p.W_dec})
 
 
-@near("is a SAELens standard", "of another shape b_enc (10,), W_dec (10, 6), b_dec (6,)")
+@near("is a SAELens standard", "of another shape W_enc (10, 6) instead of (6, 10). Expected")
 def an_encoder_that_lies_the_other_way_round(root):
     p = plain()
     return saelens(root, "standard", free_keys(p) | {"W_enc": p.W_enc.T})

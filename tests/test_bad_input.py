@@ -906,7 +906,7 @@ CATALOGUE = [
     ("real --sae {infinite_sae}", "holds values that are not finite: its file is damaged."),
     ("real --sae {whole_sae}", "SAE {whole_sae}/ae.pt holds its W_enc as torch.int64: expected floating point numbers."),
     ("real --sae {complex_sae}", "SAE {complex_sae}/ae.pt holds its W_enc as torch.complex64: expected floating point numbers."),
-    ("real --sae {turned_sae}", "but its keys are not: of another shape encoder.bias (48,)"),
+    ("real --sae {turned_sae}", "but its keys are not: of another shape encoder.weight (16, 48) instead of (48, 16). Expected"),
     ("real --sae {narrow_bias}", "of another shape encoder.bias (47,)"),
     ("real --sae {empty_weights}", "of another shape encoder.weight (0, 16)"),
     ("real --sae {unknown_key}", "but its keys are not: unknown gate.weight."),

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_factory import openai, plain
 from conftest import D_MODEL, D_SAE, K, make_sae, topk_weights
 from training import gather, train_top_k
 
 from sae_analysis.inspection import describe, inspect_sae
 from sae_analysis.main import main
+from sae_analysis.reconstruction import attach
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
 
@@ -122,6 +124,17 @@ def test_an_sae_of_another_width_belongs_to_another_model(model):
         "Warning:    1 of 4 decoder rows is zero.",
         f"Warning:    {model.name} has no hook of its width: it belongs to another model.",
     ]
+
+
+def test_what_the_format_alone_implies_is_not_said_by_the_file(tmp_path, model, caplog):
+    sae = load_sae(openai(tmp_path, plain(D_MODEL, 20)))
+    lines = list(describe(inspect_sae(sae, "x")))
+    assert (
+        "It says:    model gpt2 (assumed from its format); hook blocks.6.hook_resid_post; residual not centred "
+        "(assumed from its format)"
+    ) in lines
+    attach(sae, model, "blocks.1.hook_resid_post")
+    assert caplog.messages == [f"The SAE was trained on gpt2 (assumed from its format), and is read on {model.name}."]
 
 
 def test_warnings_of_the_reader_are_passed_on(sae):

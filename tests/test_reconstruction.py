@@ -105,11 +105,17 @@ def test_a_named_hook_of_another_width_in_a_model_where_none_fits(model):
         ("never", {"prepend_bos": True}, False, "not prepended (--bos never)"),
         ("auto", {"prepend_bos": True}, True, "prepended, not counted (the SAE's configuration says so)"),
         ("auto", {"prepend_bos": False}, False, "not prepended (the SAE's configuration says so)"),
+        (
+            "auto",
+            {"prepend_bos": True, "assumed": ("prepend_bos",)},
+            True,
+            "prepended, not counted (assumed from its format)",
+        ),
         ("auto", {}, False, "not prepended (its tokenizer adds none)"),
     ],
 )
 def test_bos_is_asked_of_the_user_then_the_checkpoint_then_the_model(*, sae, model, policy, metadata, expected, words):
-    sae.origin = replace(sae.origin, prepend_bos=metadata.get("prepend_bos"))
+    sae.origin = replace(sae.origin, **({"prepend_bos": None} | metadata))
     site = attach(sae, model, HOOK, policy)
     assert (site.prepend_bos, site.bos) == (expected, words)
 

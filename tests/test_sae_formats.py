@@ -867,13 +867,13 @@ def thresholds_that_are_no_numbers(root):
     return write_torch(root / "ae.pt", free_keys(plain()) | {"threshold": torch.full((10,), torch.nan)})
 
 
-@hostile("of another shape encoder.weight (0, 6)")
+@hostile("of another shape encoder.bias (0,), encoder.weight (0, 6)")
 def weights_without_features(root):
     empty = {"encoder_bias": torch.ones(0), "decoder_weight": torch.ones(6, 0)}
     return torch_file(root, some_weights(encoder_weight=torch.ones(0, 6), **empty))
 
 
-@hostile("of another shape encoder.weight (10, 0)")
+@hostile("of another shape bias (0,), encoder.weight (10, 0)")
 def weights_without_width(root):
     empty = {"bias": torch.ones(0), "decoder_weight": torch.ones(0, 10)}
     return write_safetensors(root / "a.safetensors", some_weights(encoder_weight=torch.ones(10, 0), **empty))

@@ -20,6 +20,9 @@ AUTO = "auto"
 Sign = Literal["auto", "relu", "signed"]
 Switch = Literal["auto", "on", "off"]
 
+_ASSUMED = "assumed from its format"
+"""Where a checkpoint is not asked but known for something."""
+
 _LISTED = 6
 """Hooks that an error names."""
 
@@ -99,7 +102,8 @@ def _bos(sae: UnifiedSAEInterface, model: LanguageModel, bos: BosPolicy) -> tupl
     if bos != "auto":
         prepend, reason = bos == "always", f"--bos {bos}"
     elif sae.origin.prepend_bos is not None:
-        prepend, reason = sae.origin.prepend_bos, "the SAE's configuration says so"
+        is_assumed = "prepend_bos" in sae.origin.assumed
+        prepend, reason = sae.origin.prepend_bos, _ASSUMED if is_assumed else "the SAE's configuration says so"
     else:
         prepend, reason = model.prepends_bos, model.bos_reason
     return prepend, f"{'prepended, not counted' if prepend else 'not prepended'} ({reason})"
@@ -109,7 +113,11 @@ def _warn_of_another_model(sae: UnifiedSAEInterface, model: LanguageModel) -> No
     trained_on = sae.origin.model or ""
     ours, theirs = (name.rstrip("/").rpartition("/")[2].lower() for name in (model.name, trained_on))
     if ours not in theirs and theirs not in ours:
-        logger.warning("The SAE says that it was trained on %s, and is read on %s.", trained_on, model.name)
+        if "model" in sae.origin.assumed:
+            says = f"The SAE was trained on {trained_on} ({_ASSUMED})"
+        else:
+            says = f"The SAE says that it was trained on {trained_on}"
+        logger.warning("%s, and is read on %s.", says, model.name)
 
 
 def _centred(sae: UnifiedSAEInterface, model: LanguageModel, centre: Switch) -> tuple[UnifiedSAEInterface, Switch]:

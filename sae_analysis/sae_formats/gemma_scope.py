@@ -35,7 +35,7 @@ def _is_embedding(checkpoint: Checkpoint) -> bool:
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     config, place = checkpoint.config, _place(checkpoint)
-    found: dict[str, Any] = {"prepend_bos": True, "model": config.text("model_name")}
+    found: dict[str, Any] = {"prepend_bos": True, "assumed": ("prepend_bos",), "model": config.text("model_name")}
     if match := re.search(r"gemma-scope-(\d+b)-(pt|it)", place):
         found["model"] = f"google/gemma-2-{match[1]}" + ("-it" if match[2] == "it" else "")
     if hook := config.text("hf_hook_point_in"):

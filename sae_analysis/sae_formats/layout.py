@@ -23,7 +23,7 @@ _OURS = {"W_enc": "d D", "W_dec": "D o", "W_skip": "d o"}
 """The way round of our matrices."""
 
 _LISTED_KEYS = 8
-_LONGEST_KEY = 60
+_LONGEST_KEY = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +80,13 @@ class Layout:
         """Return in what a file differs, or None if it fits."""
         required, optional = _by_key(self.weights), _by_key(self.optional)
         known = required | optional
-        lengths: dict[str, int] = {}
-        shapes = [
-            f"{key} {tuple(value.shape)}"
-            for key, dimensions in known.items()
-            if (value := tensors.get(key)) is not None and not _fits(value, dimensions, lengths)
-        ]
+        # Lengths are those of the biases, or of the matrices if these are contradicted by fewer.
+        orders = (sorted(known, key=lambda key: len(known[key].split())), list(known))
+        shapes = min((_misshapen(tensors, {key: known[key] for key in order}) for order in orders), key=len)
         found = Misfit(
             missing=tuple(key for key in required if key not in tensors),
             unknown=tuple(key for key in sorted(tensors) if key not in known and not self._ignores(key)),
-            shapes=tuple(shapes),
+            shapes=shapes,
         )
         return found if found.size else None
 
@@ -182,6 +179,24 @@ def _fits(value: Tensor, dimensions: str, lengths: dict[str, int]) -> bool:
     return all(
         lengths.setdefault(letter, length) == length for letter, length in zip(letters, value.shape, strict=True)
     )
+
+
+def _misshapen(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the tensors of another shape than it should be by those before them, with both."""
+    lengths: dict[str, int] = {}
+    return tuple(
+        f"{key} {tuple(value.shape)}{_instead(dimensions, lengths)}"
+        for key, dimensions in known.items()
+        if (value := tensors.get(key)) is not None and not _fits(value, dimensions, lengths)
+    )
+
+
+def _instead(dimensions: str, lengths: Mapping[str, int]) -> str:
+    """Return the shape that was expected, where all of its lengths are known."""
+    letters = dimensions.split()
+    if not letters or any(letter not in lengths for letter in letters):
+        return ""
+    return f" instead of {tuple(lengths[letter] for letter in letters)}"
 
 
 def _turned(value: Tensor, role: str, dimensions: str) -> Tensor:

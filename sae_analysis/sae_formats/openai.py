@@ -22,7 +22,8 @@ _HOOKS = {
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     place, layer = str(checkpoint.path.parent), re.fullmatch(r"(\d+)", checkpoint.path.stem)
     hook = next((hook for name, hook in _HOOKS.items() if name in place), None)
-    return {"model": "gpt2", "centred": False, "hook": hook.format(layer[1]) if hook and layer else None}
+    found = hook.format(layer[1]) if hook and layer else None
+    return {"model": "gpt2", "centred": False, "hook": found, "assumed": ("model", "centred")}
 
 
 def _build(weights: Weights, checkpoint: Checkpoint) -> Built:

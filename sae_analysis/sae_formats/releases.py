@@ -76,7 +76,8 @@ _QWEN = Layout(
     about=_about_qwen,
 )
 
-LAYOUTS = (_NEEL, _QWEN, _GOODFIRE)
+LAYOUTS = (_NEEL, _GOODFIRE)
+"""Without Qwen Scope's, whose keys many state dicts have, and whose k none has: it is known by its file's name."""
 
 
 def read(checkpoint: Checkpoint) -> UnifiedSAEInterface | None:

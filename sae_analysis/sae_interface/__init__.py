@@ -126,6 +126,9 @@ class Origin:
     centred: bool | None = None
     """Whether it was trained on a residual stream whose mean over the entries had been taken off."""
 
+    assumed: tuple[str, ...] = ()
+    """Which of these it does not say itself: SAEs of its format are known for them."""
+
     warnings: tuple[str, ...] = ()
     """What its user should know before believing the results."""
 
