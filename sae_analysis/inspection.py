@@ -8,7 +8,7 @@ import numpy as np
 from sae_analysis import directions
 from sae_analysis.corpus import Document
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction import least_bad, search_hook
+from sae_analysis.reconstruction import least_bad, no_place, search_hook
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
 from sae_analysis.wording import counted
@@ -129,7 +129,7 @@ def inspect_sae(
         prepend_bos=origin.prepend_bos,
         centred=origin.centred,
         assumed=origin.assumed,
-        warnings=(*origin.warnings, *_about_weights(norms), *_about_place(origin.hook, place, model)),
+        warnings=(*origin.warnings, *_about_weights(norms), *_about_place(sae, place, model)),
         place=place,
     )
 
@@ -183,7 +183,9 @@ def _find(
 def _table(place: Place) -> Iterator[str]:
     winner = place.winner
     tried, tokens = counted(len(place.scores), "place"), counted(place.tokens, "token")
-    if best := least_bad(place.scores):
+    if not place.scores:
+        yield f"Belongs:    nowhere in {place.model}: nothing in it is as wide"
+    elif best := least_bad(place.scores):
         yield f"Belongs:    nowhere: it fits no place of {place.model} ({best}), of {tried} tried on {tokens}"
     else:
         found = f"clearly {winner.place}" if winner else "nowhere clearly"
@@ -214,11 +216,12 @@ def _about_weights(norms: directions.Norms) -> Iterator[str]:
         yield f"{dead} of {len(norms.decoder)} decoder rows {'is' if dead == 1 else 'are'} zero."
 
 
-def _about_place(told: str | None, place: Place | None, model: LanguageModel | None) -> Iterator[str]:
+def _about_place(sae: UnifiedSAEInterface, place: Place | None, model: LanguageModel | None) -> Iterator[str]:
     if place is None or model is None:
         return
+    told = sae.origin.hook
     if not place.scores:
-        yield f"{model.name} has no hook of its width: it belongs to another model."
+        yield f"It {no_place(sae, model)}"
     elif told is not None and not model.has_hook(told):
         yield f"It says that it reads {told}, which {model.name} does not have."
     elif told is not None and place.winner and model.hook_name(told) != place.winner.hook:

@@ -326,8 +326,8 @@ def test_a_transcoder_of_foreign_widths_belongs_to_another_model(model):
     with pytest.raises(ModelError) as caught:
         attach(sae, model)
     assert str(caught.value) == (
-        f"The SAE reads 16-wide activations and writes 11-wide ones, and {model.name} has no hooks of that width: it "
-        "belongs to another model."
+        f"The SAE reads 16-wide activations and writes 11-wide ones, and no layer of {model.name} has such hooks in "
+        "this order, but some 16 or 40 wide: it belongs to another model."
     )
 
 

@@ -48,6 +48,22 @@ def test_without_a_model_it_says_what_the_file_tells(sae_folder, sae):
     ]
 
 
+def test_the_file_may_be_named_without_an_option(sae_folder, capsys):
+    assert main(["inspect", "--sae", str(sae_folder)]) == 0
+    by_option = capsys.readouterr().out
+    assert main(["inspect", str(sae_folder)]) == 0
+    assert capsys.readouterr().out == by_option
+    with pytest.raises(SystemExit):
+        main(["inspect", str(sae_folder), "--sae", str(sae_folder)])
+    assert "--sae: not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", [["demo"], ["--sae", "demo"], []])
+def test_demo_is_the_demo_sae(typed, capsys):
+    assert main(["inspect", *typed]) == 0
+    assert capsys.readouterr().out.startswith("SAE:        demo/sae (embedded default)\n")
+
+
 def test_json_holds_the_same_and_more(sae_folder, capsys):
     assert main(["inspect", "--sae", str(sae_folder), "--json"]) == 0
     printed = capsys.readouterr()
@@ -120,9 +136,12 @@ def test_an_sae_of_another_width_belongs_to_another_model(model):
             subtract_b_dec=True,
         )
     )
-    assert [line for line in describe(inspect_sae(wide, "wide", model)) if line.startswith("Warning")] == [
+    lines = list(describe(inspect_sae(wide, "wide", model)))
+    assert [line for line in lines if line.startswith(("Belongs", "Warning"))] == [
+        f"Belongs:    nowhere in {model.name}: nothing in it is as wide",
         "Warning:    1 of 4 decoder rows is zero.",
-        f"Warning:    {model.name} has no hook of its width: it belongs to another model.",
+        f"Warning:    It reads 11-wide activations, and the hooks of {model.name} are 16 or 40 wide: it belongs to "
+        "another model.",
     ]
 
 

@@ -76,7 +76,8 @@ def test_no_hook_of_the_width(model):
     with pytest.raises(ModelError) as caught:
         attach(of_width(11), model, None)
     assert str(caught.value) == (
-        f"The SAE reads 11-wide activations, and {model.name} has no hook of that width: it belongs to another model."
+        f"The SAE reads 11-wide activations, and the hooks of {model.name} are 16 or 40 wide: it belongs to another "
+        "model."
     )
 
 

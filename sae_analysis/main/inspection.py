@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from sae_analysis.main.arguments import HelpFormatter, add_machine_options, add_manner_options, name
+from sae_analysis.main.arguments import HelpFormatter, add_machine_options, add_manner_options, name, name_or_demo
 from sae_analysis.main.running import DEMO_NAMES
 from sae_analysis.main.screen import hook_bar, say
 
@@ -18,7 +18,15 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--sae", type=name, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "checkpoint",
+        nargs="?",
+        type=name_or_demo,
+        metavar="SAE",
+        help="SAE checkpoint, file, folder or name (default: the demo SAE)",
+    )
+    either.add_argument("--sae", type=name_or_demo, help="the same, as the other modes have it")
     parser.add_argument(
         "--model", type=name, help="also look for its place in this model: name, folder, or demo for the demo model"
     )
@@ -41,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.sae_formats import load_sae
 
     prepare(options.threads)
-    sae = load_sae(options.sae or default_sae_path())
+    asked = options.checkpoint or options.sae
+    sae = load_sae(asked or default_sae_path())
     corpus = model = None
     if options.corpus:
         corpus = Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
@@ -50,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         source = str(default_model_folder(say)) if options.model == DEMO else options.model
         model = load_model(source, dtype=options.dtype, device=options.device)
     with hook_bar() as advance:
-        found = inspect_sae(sae, options.sae or DEMO_NAMES["sae"], model, corpus, advance)
+        found = inspect_sae(sae, asked or DEMO_NAMES["sae"], model, corpus, advance)
     if options.json:
         print(json.dumps(asdict(found), ensure_ascii=False, allow_nan=False, indent=2))
     else:

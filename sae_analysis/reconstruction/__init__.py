@@ -2,7 +2,7 @@
 
 from sae_analysis.reconstruction.attachment import AUTO, Sign, Switch, attach
 from sae_analysis.reconstruction.fit import SplicedLoss, check_fit, spliced_loss, update_fit
-from sae_analysis.reconstruction.search import HookSearch, least_bad, search_hook
+from sae_analysis.reconstruction.search import HookSearch, least_bad, no_place, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "attach",
     "check_fit",
     "least_bad",
+    "no_place",
     "search_hook",
     "spliced_loss",
     "update_fit",

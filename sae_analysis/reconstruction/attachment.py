@@ -7,7 +7,7 @@ from typing import Literal
 from sae_analysis.corpus import Document
 from sae_analysis.errors import FitError, ModelError, SAEFormatError
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction.search import HookSearch, Progress, least_bad, places, search_hook
+from sae_analysis.reconstruction.search import HookSearch, Progress, least_bad, no_place, places, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 from sae_analysis.sae_interface import UnifiedSAEInterface
 from sae_analysis.wording import counted
@@ -166,12 +166,7 @@ def _named(
         if (not reads or begin == reads[0]) and (not writes or end == writes[0])
     ]
     if not pairs:
-        raise ModelError(
-            f"The SAE reads {sae.activation_dim}-wide activations"
-            + (f" and writes {sae.output_dim}-wide ones" if sae.is_transcoder else "")
-            + f", and {model.name} has no hook{'s' if sae.is_transcoder else ''} of that width: it belongs to another "
-            "model."
-        )
+        raise ModelError(f"The SAE {no_place(sae, model)}")
     return pairs, "the only hook of the SAE's width" if len(pairs) == 1 else ""
 
 

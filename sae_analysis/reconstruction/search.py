@@ -170,6 +170,19 @@ def places(sae: UnifiedSAEInterface, model: LanguageModel) -> Iterator[tuple[str
                 yield hook, hook_out
 
 
+def no_place(sae: UnifiedSAEInterface, model: LanguageModel) -> str:
+    """Return in words, as what is said of the SAE, that ``places`` has none for it, and what widths there are."""
+    widths = " or ".join(map(str, sorted({tap.width for tap in model.hooks().values()})))
+    if not sae.is_transcoder:
+        found = f"reads {sae.activation_dim}-wide activations, and the hooks of {model.name} are {widths} wide"
+    else:
+        found = (
+            f"reads {sae.activation_dim}-wide activations and writes {sae.output_dim}-wide ones, and no layer of "
+            f"{model.name} has such hooks in this order, but some {widths} wide"
+        )
+    return f"{found}: it belongs to another model."
+
+
 def _sample(model: LanguageModel, documents: Iterable[Document] | None, *, prepend_bos: bool) -> Iterator[TokenBatch]:
     if documents is None:
         documents = [Document(name=f"sample {number}", text=text) for number, text in enumerate(SAMPLE_TEXT)]
