@@ -8,7 +8,6 @@ from itertools import chain
 from typing import Literal
 
 from sae_analysis.errors import FeatureError
-from sae_analysis.wording import counted
 
 GRAMMAR = "0,5,10 | 0-20 | 0-10,50-60 | all | random:N | top:N (by density) | top:N:max (by maximum) | dead:N"
 """The grammar in one line, for help and errors."""
@@ -46,8 +45,7 @@ class FeatureSelection:
                     raise FeatureError(f"Feature {outside} does not exist: the SAE has features 0 to {d_sae - 1}.")
             return tuple(dict.fromkeys(chain.from_iterable(self.ranges)))
         if self.count > d_sae:
-            asked = counted(self.count, "feature")
-            raise FeatureError(f"--features asks for {asked}: the SAE has {d_sae}. Ask for fewer.")
+            raise FeatureError(f"{self.count} features were asked for: the SAE has {d_sae}. Ask for fewer.")
         if self.kind == "random":
             return tuple(sorted(random.Random(seed).sample(range(d_sae), self.count)))
         return tuple(range(d_sae))
@@ -66,7 +64,7 @@ class FeatureSelection:
         dead = tuple(index for index in everything if active_counts[index] == 0)[: self.count]
         if not dead:
             raise FeatureError(
-                f"--features dead:{self.count} found none: all {len(everything)} features fired on this corpus."
+                f"features dead:{self.count} found none: all {len(everything)} features fired on this corpus."
             )
         return dead
 
@@ -83,7 +81,7 @@ def parse_features(text: str) -> FeatureSelection:
     if match := re.fullmatch(r"(random|top|dead):(\d{1,9})(:max)?", text, re.ASCII):
         rule, count, by_maximum = match[1], int(match[2]), match[3] is not None
         if count < 1 or (by_maximum and rule != "top"):
-            raise FeatureError(f"--features '{text}' asks for nothing that exists: expected {GRAMMAR}.")
+            raise FeatureError(f"features '{text}' asks for nothing that exists: expected {GRAMMAR}.")
         if rule == "top":
             return FeatureSelection(kind="top-maximum" if by_maximum else "top-density", count=count)
         return FeatureSelection(kind="random" if rule == "random" else "dead", count=count)
@@ -92,11 +90,11 @@ def parse_features(text: str) -> FeatureSelection:
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip(), re.ASCII)
         if not match:
             raise FeatureError(
-                f"--features '{_shown(text)}' cannot be read at '{_shown(part.strip())}': expected {GRAMMAR}."
+                f"features '{_shown(text)}' cannot be read at '{_shown(part.strip())}': expected {GRAMMAR}."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise FeatureError(f"--features '{_shown(text)}' has the empty range {part.strip()}: write {last}-{first}.")
+            raise FeatureError(f"features '{_shown(text)}' has the empty range {part.strip()}: write {last}-{first}.")
         ranges.append(range(first, last + 1))
     return FeatureSelection(kind="indices", ranges=tuple(ranges))
 

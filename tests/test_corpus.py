@@ -447,7 +447,7 @@ def test_text_with_more_windows_than_numbers_is_refused():
 
     with pytest.raises(CorpusError) as caught:
         list(stream("ab", seq_len=2, tokenizer=Prolific()))
-    assert str(caught.value) == "The text has several windows a character: give a greater --seq-len."
+    assert str(caught.value) == "The text has several windows a character: give a greater seq_len."
 
 
 def test_a_corpus_too_long_for_its_windows_to_be_numbered_is_refused(monkeypatch):
@@ -481,23 +481,21 @@ def test_the_number_of_tokens_to_come_is_estimated_from_the_bytes_read(tmp_path)
 def test_bos_that_the_tokenizer_lacks_is_refused():
     with pytest.raises(CorpusError) as caught:
         stream("a", bos=True, tokenizer=Nameless())
-    assert str(caught.value) == (
-        "BOS is to stand in front of each window, but this tokenizer has none: use --bos never."
-    )
+    assert str(caught.value) == ("BOS is to stand in front of each window, but this tokenizer has none: use bos never.")
 
 
 def test_packing_without_eos_is_refused():
     with pytest.raises(CorpusError) as caught:
         stream("a", pack=True, tokenizer=Nameless())
     assert str(caught.value) == (
-        "Packing needs an EOS token between documents, and this tokenizer has none: drop --pack."
+        "Packing needs an EOS token between documents, and this tokenizer has none: drop pack."
     )
 
 
 def test_a_window_with_no_place_beside_bos_is_refused():
     with pytest.raises(CorpusError) as caught:
         stream("a", seq_len=1, bos=True)
-    assert str(caught.value) == "--seq-len 1 leaves no token beside BOS: give at least 2."
+    assert str(caught.value) == "seq_len 1 leaves no token beside BOS: give at least 2."
 
 
 # --- norm outliers -------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_data_chooses_with_ties_by_index(rule, expected):
 
 def test_no_dead_feature_is_said():
     assert refusal(lambda: parse_features("dead:3").after_data([1, 2], [1.0, 1.0])) == (
-        "--features dead:3 found none: all 2 features fired on this corpus."
+        "features dead:3 found none: all 2 features fired on this corpus."
     )
 
 
@@ -104,9 +104,7 @@ def test_a_range_that_would_fill_the_memory_is_refused_by_its_bounds():
 
 @pytest.mark.parametrize("rule", ["random", "top", "dead"])
 def test_more_features_than_there_are(rule):
-    assert refusal(lambda: chosen(f"{rule}:9", d_sae=8)) == (
-        "--features asks for 9 features: the SAE has 8. Ask for fewer."
-    )
+    assert refusal(lambda: chosen(f"{rule}:9", d_sae=8)) == ("9 features were asked for: the SAE has 8. Ask for fewer.")
 
 
 @pytest.mark.parametrize(
@@ -131,21 +129,19 @@ def test_more_features_than_there_are(rule):
 )
 def test_what_is_not_in_the_grammar_is_shown_with_the_grammar(text, part):
     assert refusal(lambda: parse_features(text)) == (
-        f"--features '{text}' cannot be read at '{part}': expected {GRAMMAR}."
+        f"features '{text}' cannot be read at '{part}': expected {GRAMMAR}."
     )
 
 
 @pytest.mark.parametrize("text", ["random:0", "top:0", "dead:0:max", "dead:5:max", "random:5:max"])
 def test_a_rule_that_asks_for_nothing(text):
     assert refusal(lambda: parse_features(text)) == (
-        f"--features '{text}' asks for nothing that exists: expected {GRAMMAR}."
+        f"features '{text}' asks for nothing that exists: expected {GRAMMAR}."
     )
 
 
 def test_an_empty_range_is_shown_the_right_way_round():
-    assert refusal(lambda: parse_features("1,20-10")) == (
-        "--features '1,20-10' has the empty range 20-10: write 10-20."
-    )
+    assert refusal(lambda: parse_features("1,20-10")) == ("features '1,20-10' has the empty range 20-10: write 10-20.")
 
 
 def test_the_grammar_names_every_rule():

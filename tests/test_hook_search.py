@@ -275,7 +275,7 @@ def test_an_sae_that_fits_no_place_is_told_so(model):
         attach(sae, model, "auto")
     assert str(caught.value) == (
         f"The SAE fits no place of {model.name} (best explained variance {best.explained_variance:.3g} at "
-        f"{best.place}, on 512 tokens): give the model that it was trained on, or check --bos."
+        f"{best.place}, on 512 tokens): give the model that it was trained on, or check bos."
     )
 
 
@@ -316,7 +316,7 @@ def test_an_output_hook_is_for_transcoders(model, sae):
     with pytest.raises(FitError) as caught:
         attach(sae, model, hook_out="blocks.1.hook_mlp_out")
     assert str(caught.value) == (
-        "--hook-out is where a transcoder writes, and this SAE writes where it reads: drop the option."
+        "hook_out is where a transcoder writes, and this SAE writes where it reads: drop the option."
     )
 
 

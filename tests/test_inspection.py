@@ -173,7 +173,7 @@ def test_a_transcoder_has_no_cosine(sae):
 def test_bad_input_is_one_line(tmp_path, capsys, sae_folder, model_folder):
     for arguments, words in (
         (["--sae", str(tmp_path / "none")], "does not exist"),
-        (["--sae", str(sae_folder), "--model", str(tmp_path / "none")], "is no local folder"),
+        (["--sae", str(sae_folder), "--model", str(tmp_path / "none")], "does not exist: give the folder"),
         (
             ["--sae", str(sae_folder), "--model", str(model_folder), "--corpus", str(tmp_path / "no.txt")],
             "does not exist",

@@ -580,11 +580,11 @@ def copied(model_folder, tmp_path):
     return Path(shutil.copytree(model_folder, tmp_path / "model"))
 
 
-def test_a_missing_folder_is_no_model(tmp_path):
-    message = refusal(tmp_path / "missing")
-    assert message.startswith(f"Model '{tmp_path / 'missing'}' is no local folder, and no hub or cache could give it: ")
-    assert message.endswith(
-        ". Check the name and the connection, or give a folder with config.json, tokenizer and safetensors."
+@pytest.mark.parametrize("missing", ["./models/foo", "../foo", "/models/foo", "~/foo", "models/of/mine"])
+def test_what_can_only_be_a_folder_is_said_to_be_missing(missing):
+    assert refusal(missing) == (
+        f"Model folder {missing} does not exist: give the folder with config.json, tokenizer and safetensors, or a "
+        "name of the hub."
     )
 
 
@@ -626,13 +626,13 @@ def test_an_incomplete_folder_is_refused(copied, missing):
 
 
 def test_an_unknown_number_format_is_refused(model_folder):
-    assert refusal(model_folder, dtype="int8") == "--dtype int8 is not one of auto, float32, bfloat16, float16."
+    assert refusal(model_folder, dtype="int8") == "dtype int8 is not one of auto, float32, bfloat16, float16."
 
 
 def test_a_device_that_is_not_there_is_refused(model_folder):
     message = refusal(model_folder, device="no-such-device")
-    assert message.startswith("--device no-such-device cannot be used: ")
-    assert message.endswith(". Try --device cpu.")
+    assert message.startswith("device no-such-device cannot be used: ")
+    assert message.endswith(". Try device cpu.")
 
 
 def test_a_model_without_a_final_norm_is_refused_at_once(byte_level):

@@ -200,6 +200,17 @@ def test_a_bare_command_uses_the_demo(monkeypatch, tmp_path, model_folder, fitti
     assert result.provenance.sae == "demo/sae (embedded default)"
 
 
+def test_the_text_of_the_demo_can_be_searched_from(monkeypatch, typed, tmp_path, corpus_file):
+    from sae_analysis import demo
+
+    monkeypatch.setattr(demo, "default_corpus", lambda: (corpus_file,))
+    run = typed(corpus="demo", features="1", seq_len=4)[1:]
+    assert main(["synthetic", *run, "--budget", "500"]) == 0
+    said = read_result(tmp_path / "out" / "synthetic.json").provenance
+    assert said.options["real_windows"] > 0
+    assert said.corpus.startswith("State of the Union addresses"), "as real calls it"
+
+
 def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkeypatch, capsys):
     from sae_analysis import visualizer
 

@@ -9,6 +9,7 @@ import torch
 from conftest import D_SAE, TEXTS, K, make_sae, topk_weights
 from oracle import Dense, disagreements
 
+from sae_analysis import real_activations
 from sae_analysis.corpus import Corpus, Document, Windowing
 from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError, SAEFormatError
 from sae_analysis.feature_selection import parse_features
@@ -348,7 +349,7 @@ def test_a_screen_that_there_is_not_is_refused(model: LanguageModel, corpus_file
     with pytest.raises(SAEFormatError) as raised:
         run(sae, model, corpus_file, "3", replace(ALWAYS, encoder="screened"))
     assert str(raised.value) == (
-        "--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is AbsTopK(k=8) on cpu: leave "
+        "encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is AbsTopK(k=8) on cpu: leave "
         "the option out."
     )
 
@@ -430,6 +431,20 @@ def test_the_library_function_finds_the_hook_of_an_sae_that_names_none(model: La
         analyze_real_activations(unnamed, model, [1], corpus_file, settings=ALWAYS)
     stats = analyze_real_activations(unnamed, model, [1], corpus_file, hook="blocks.0.hook_resid_post", settings=ALWAYS)
     assert stats[1].token_count > 0
+
+
+def test_demo_is_a_name_for_the_text_from_python_too(monkeypatch, sae, model, corpus_file):
+    monkeypatch.setattr(real_activations, "default_corpus", lambda: (corpus_file,))
+    found = analyze_real_activations(sae, model, [1], "demo", settings=SHORT)
+    assert found == analyze_real_activations(sae, model, [1], corpus_file, settings=SHORT)
+
+
+@pytest.mark.parametrize("corpus", [["a text", "another"], [Path("a.txt"), "b.txt"], [3]])
+def test_what_is_no_document_is_refused(sae, model, corpus):
+    with pytest.raises(CorpusError) as caught:
+        analyze_real_activations(sae, model, [1], corpus)
+    kind = next(type(one).__name__ for one in corpus if isinstance(one, (str, int)))
+    assert str(caught.value).startswith(f"The corpus holds a {kind} where documents are expected: give each text as ")
 
 
 def test_demo_is_a_name_for_model_and_sae_from_python_too(monkeypatch, model_folder, sae_folder):

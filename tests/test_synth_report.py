@@ -541,7 +541,7 @@ def test_values_that_are_not_finite_are_an_error(tmp_path, sae_folder, told, voc
     site = attach(load_sae(sae_folder), broken)
     with pytest.raises(ModelError) as error:
         told(site, 3, searched_as(found_in(random_texts(vocabulary, 1, 3))))
-    assert str(error.value) == f"{site.name} gives values that are not finite in torch.float32: use --dtype float32."
+    assert str(error.value) == f"{site.name} gives values that are not finite in torch.float32: use dtype float32."
 
 
 # --- real text to begin with ---------------------------------------------------------------------------------------
@@ -641,15 +641,15 @@ def test_what_text_decides_is_read_off_a_real_analysis_of_all_features(site, rea
     assert plan(site, parse_features("top:4:max"), SHORT, real).features == tuple(s.feature_idx for s in by_maximum[:4])
     if dead:
         assert plan(site, parse_features("dead:1"), SHORT, real).features == (dead[0],)
-    question = "--features top:N, top:N:max and dead:N ask what features do on text, and "
-    advice = ": give --corpus, or --real with a real.json of all features."
+    question = "features top:N, top:N:max and dead:N ask what features do on text, and "
+    advice = ": give a corpus to scan, or a real result of all features."
     assert refusal(FeatureError, plan, site, parse_features("top:4"), SHORT) == f"{question}no text was read{advice}"
     some = replace(real, features=stats[:9])
     assert refusal(FeatureError, plan, site, parse_features("dead:4"), SHORT, some) == (
         f"{question}the real result describes 9 of {D_SAE} features{advice}"
     )
     assert refusal(FeatureError, plan, site, parse_features("top:49"), SHORT, real) == (
-        "--features asks for 49 features: the SAE has 48. Ask for fewer."
+        "49 features were asked for: the SAE has 48. Ask for fewer."
     )
 
 
@@ -657,16 +657,16 @@ def test_sequences_that_the_model_cannot_read_are_refused(site, model, sae_folde
     long = replace(SHORT, seq_len=128)
     name = site.model.name
     assert refusal(ModelError, plan, site, parse_features("3"), long) == (
-        f"--seq-len 128 is more than {name} was made for beside BOS: give at most 127."
+        f"seq_len 128 is more than {name} was made for beside BOS: give at most 127."
     )
     without = attach(load_sae(sae_folder), model)
     assert plan(without, parse_features("3"), long).features == (3,)
     assert refusal(ModelError, plan, without, parse_features("3"), replace(long, seq_len=129)) == (
-        f"--seq-len 129 is more than {model.name} was made for: give at most 128."
+        f"seq_len 129 is more than {model.name} was made for: give at most 128."
     )
     monkeypatch.setattr(site.model.tokens, "bos_token_id", None)
     assert refusal(ModelError, plan, site, parse_features("3"), SHORT) == (
-        "BOS is to stand in front of each sequence, but this tokenizer has none: use --bos never."
+        "BOS is to stand in front of each sequence, but this tokenizer has none: use bos never."
     )
 
 

@@ -150,11 +150,11 @@ class TokenStream:
             CorpusError: BOS or EOS is needed and the tokenizer has none, or the window has no place beside BOS.
         """
         if prepend_bos and tokenizer.bos_token_id is None:
-            raise CorpusError("BOS is to stand in front of each window, but this tokenizer has none: use --bos never.")
+            raise CorpusError("BOS is to stand in front of each window, but this tokenizer has none: use bos never.")
         if windowing.pack and tokenizer.eos_token_id is None:
-            raise CorpusError("Packing needs an EOS token between documents, and this tokenizer has none: drop --pack.")
+            raise CorpusError("Packing needs an EOS token between documents, and this tokenizer has none: drop pack.")
         if windowing.seq_len - prepend_bos < 1:
-            raise CorpusError(f"--seq-len {windowing.seq_len} leaves no token beside BOS: give at least 2.")
+            raise CorpusError(f"seq_len {windowing.seq_len} leaves no token beside BOS: give at least 2.")
         self._documents, self._tokenizer, self._windowing = documents, tokenizer, windowing
         self._hash = hashlib.sha256()
         self._characters_cut = self._tokens_cut = self._bytes_read = self._characters_read = 0
@@ -233,7 +233,7 @@ class TokenStream:
         windows = list(self._cut(chunk.documents)) if chunk.windows is None else chunk.windows
         characters = sum(len(document.text) for document in chunk.documents)
         if len(windows) > _NUMBERS_PER_CHARACTER * (characters + len(chunk.documents)):
-            raise CorpusError("The text has several windows a character: give a greater --seq-len.")
+            raise CorpusError("The text has several windows a character: give a greater seq_len.")
         self._characters_cut += characters
         self._tokens_cut += sum(len(window.ids) for window in windows)
         numbered = sorted(enumerate(windows, start=chunk.place), key=lambda pair: -len(pair[1].ids))

@@ -33,7 +33,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
     elif dtype in _DTYPES:
         wanted = _DTYPES[dtype]
     else:
-        raise ModelError(f"--dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
+        raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
     try:
         is_folder = Path(name).is_dir()
     except OSError as error:  # in a folder that may not be looked into
@@ -53,4 +53,4 @@ def _move(model: LanguageModel, device: str, dtype: torch.dtype | None) -> None:
         if model.device.type == "meta":
             raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any for a device it cannot use
-        raise ModelError(f"--device {device} cannot be used: {str(error).splitlines()[0]}. Try --device cpu.") from None
+        raise ModelError(f"device {device} cannot be used: {str(error).splitlines()[0]}. Try device cpu.") from None

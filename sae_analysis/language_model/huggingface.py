@@ -149,6 +149,11 @@ def load(name: str) -> HuggingFaceModel:
     """
     if Path(name).is_file():
         raise ModelError(f"Model {name} is a file: give the folder with config.json, tokenizer and safetensors.")
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(
+            f"Model folder {name} does not exist: give the folder with config.json, tokenizer and safetensors, or a "
+            "name of the hub."
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as library_logging
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from sae_analysis.main.arguments import HelpFormatter, add_machine_options, add_manner_options, name, name_or_demo
-from sae_analysis.main.running import DEMO_NAMES
+from sae_analysis.main.running import DEMO_NAMES, corpus_of
 from sae_analysis.main.screen import hook_bar, say
 
 
@@ -41,7 +41,6 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say what a checkpoint is, and where it belongs if a model is given."""
-    from sae_analysis.corpus import Corpus
     from sae_analysis.demo import DEMO, default_model_folder, default_sae_path
     from sae_analysis.inspection import describe, inspect_sae
     from sae_analysis.language_model import load_model
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     sae = load_sae(asked or default_sae_path())
     corpus = model = None
     if options.corpus:
-        corpus = Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
+        corpus = corpus_of(options)
         next(iter(corpus), None)
     if options.model:
         source = str(default_model_folder(say)) if options.model == DEMO else options.model

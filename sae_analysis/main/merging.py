@@ -9,7 +9,7 @@ from sae_analysis.main import real
 from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, count, name, positive
 from sae_analysis.main.reading import describe
 from sae_analysis.main.repeating import with_asked
-from sae_analysis.main.running import names_of, open_site
+from sae_analysis.main.running import corpus_of, names_of, open_site
 from sae_analysis.main.screen import say
 from sae_analysis.main.shards import part_of
 from sae_analysis.wording import counted
@@ -161,7 +161,7 @@ def _plan(asked: argparse.Namespace, header: Mapping[str, Any]) -> "Plan":
     from sae_analysis.feature_selection import parse_features
     from sae_analysis.real_activations import plan
 
-    site = open_site(asked, real.corpus_of(asked) if asked.hook is None or asked.hook == "auto" else None)
+    site = open_site(asked, corpus_of(asked) if asked.hook is None or asked.hook == "auto" else None)
     planned = plan(site, parse_features(asked.features), real.settings_of(asked), everything=asked.table)
     if planned.fingerprint != header["fingerprint"]:
         raise OutputError(

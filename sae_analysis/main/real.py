@@ -16,13 +16,12 @@ from sae_analysis.main.arguments import (
 )
 from sae_analysis.main.reading import add_long_run_options, read_text
 from sae_analysis.main.repeating import add_config_option
-from sae_analysis.main.running import open_site, pictures, subject_rows
+from sae_analysis.main.running import corpus_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary
 from sae_analysis.main.shards import read_shard
 from sae_analysis.wording import counted
 
 if TYPE_CHECKING:
-    from sae_analysis.corpus import Corpus
     from sae_analysis.exports import FeatureTable
     from sae_analysis.real_activations import RealSettings
     from sae_analysis.records import AnalysisResult
@@ -118,14 +117,6 @@ def new_table(options: argparse.Namespace) -> "FeatureTable | None":
     from sae_analysis.exports import FeatureTable
 
     return FeatureTable() if options.table else None
-
-
-def corpus_of(options: argparse.Namespace) -> "Corpus":
-    """Return the text that is asked for."""
-    from sae_analysis.corpus import Corpus
-    from sae_analysis.demo import default_corpus
-
-    return Corpus(source=options.corpus or default_corpus(), text_unit=options.text_unit, text_field=options.text_field)
 
 
 def settings_of(options: argparse.Namespace) -> "RealSettings":

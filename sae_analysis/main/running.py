@@ -26,7 +26,17 @@ DEMO_NAMES = {
 
 def names_of(options: argparse.Namespace, *parts: str) -> dict[str, str]:
     """Return what model, SAE and corpus are called, as typed."""
-    return {part: getattr(options, part) or DEMO_NAMES[part] for part in parts}
+    given = {part: getattr(options, part) for part in parts}
+    return {part: DEMO_NAMES[part] if name in (None, "demo") else name for part, name in given.items()}
+
+
+def corpus_of(options: argparse.Namespace) -> "Corpus":
+    """Return the text that is asked for."""
+    from sae_analysis.corpus import Corpus
+    from sae_analysis.demo import DEMO, default_corpus
+
+    source = default_corpus() if options.corpus in (None, DEMO) else options.corpus
+    return Corpus(source=source, text_unit=options.text_unit, text_field=options.text_field)
 
 
 def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":

@@ -21,7 +21,7 @@ from sae_analysis.main.arguments import (
 )
 from sae_analysis.main.reading import add_long_run_options, read_text, workers_of
 from sae_analysis.main.repeating import add_config_option, with_asked
-from sae_analysis.main.running import model_loader, names_of, open_site, pictures, subject_rows
+from sae_analysis.main.running import corpus_of, model_loader, names_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
 from sae_analysis.wording import counted
 
@@ -80,7 +80,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("real text to begin with")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--corpus", type=name, help="text to scan first: file, folder or data set's name (default: none is read)"
+        "--corpus", type=name, help="text to scan first: file, folder, data set's name or demo (default: none is read)"
     )
     either.add_argument(
         "--real", type=name, metavar="FILE", help="real.json of the same model, SAE and hook, instead of --corpus"
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     selection = parse_features(options.features)
     with writing_into(options.output):
         real = read_result(Path(options.real)) if options.real else None
-        corpus = _corpus(options)
+        corpus = corpus_of(options) if options.corpus else None
         site = open_site(options, corpus)
         if corpus is not None:
             real, selection = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
@@ -172,14 +172,6 @@ def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> 
     print_rows(rows)
     written = [json_path, *pictures(result, options)]
     print_summary(rows, written, options.output, result="synthetic", numbers=_numbers(result))
-
-
-def _corpus(options: argparse.Namespace) -> "Corpus | None":
-    from sae_analysis.corpus import Corpus
-
-    if not options.corpus:
-        return None
-    return Corpus(source=options.corpus, text_unit=options.text_unit, text_field=options.text_field)
 
 
 def _settings(options: argparse.Namespace) -> "SynthSettings":

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document
+from sae_analysis.demo import DEMO, default_corpus
 from sae_analysis.errors import CorpusError
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.firings import FiringReader, looked_at
@@ -49,7 +50,7 @@ def analyze_real_activations(
     """Return what each feature does on a corpus, by feature index.
 
     SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
-    such as ``"0-10,50-60"`` or ``"random:20"``; the corpus is a file, a folder, files, or documents.
+    such as ``"0-10,50-60"`` or ``"random:20"``; the corpus is a file, a folder, files, documents, or ``"demo"``.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
@@ -64,9 +65,18 @@ def analyze_real_activations(
 
 def _documents(corpus: str | Path | Sequence[Path] | Iterable[Document]) -> Iterable[Document]:
     if isinstance(corpus, (str, Path)):
-        return Corpus(source=corpus)
-    files = [one for one in corpus if isinstance(one, Path)] if isinstance(corpus, Sequence) else []
-    return Corpus(source=files) if files else cast(Iterable[Document], corpus)
+        return Corpus(source=default_corpus() if corpus == DEMO else corpus)
+    if not isinstance(corpus, Sequence):
+        return cast(Iterable[Document], corpus)
+    if corpus and all(isinstance(one, Path) for one in corpus):
+        return Corpus(source=cast(Sequence[Path], corpus))
+    wrong = sorted((one for one in corpus if not isinstance(one, Document)), key=lambda one: isinstance(one, Path))
+    if wrong:
+        raise CorpusError(
+            f"The corpus holds a {type(wrong[0]).__name__} where documents are expected: give each text as "
+            "Document(name=..., text=...), or nothing but files as Path."
+        )
+    return cast(Sequence[Document], corpus)
 
 
 def analyze(

@@ -112,7 +112,7 @@ def plan(
     asked_for = selection.before_data(site.sae.dict_size, settings.seed)
     longest, seq_len = site.model.context_length, settings.windowing.seq_len
     if longest is not None and seq_len > longest:
-        raise ModelError(f"--seq-len {seq_len} is more than {site.model.name} was made for: give at most {longest}.")
+        raise ModelError(f"seq_len {seq_len} is more than {site.model.name} was made for: give at most {longest}.")
     features = range(site.sae.dict_size) if everything else asked_for
     return Plan(site=site, settings=settings, selection=selection, asked_for=asked_for, features=features, shard=shard)
 

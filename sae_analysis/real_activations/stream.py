@@ -99,7 +99,7 @@ class Reader:
         screen = self._site.sae.new_screen()
         if screen is None:
             raise SAEFormatError(
-                f"--encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is "
+                f"encoder screened knows TopK, ReLU, JumpReLU and gated SAEs on a CPU, and this is "
                 f"{self._site.sae.rule_name} on {x.device}: leave the option out."
             )
         return screen
@@ -136,9 +136,7 @@ class Reader:
         x, target = x[keep], target[keep]
         if not torch.isfinite(x).all():
             site = self._site
-            raise ModelError(
-                f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32."
-            )
+            raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use dtype float32.")
         return x, target, batch
 
 

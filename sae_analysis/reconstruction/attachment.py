@@ -150,7 +150,7 @@ def _named(
 ) -> tuple[Sequence[tuple[str, str]], str]:
     """Return the pairs of hooks that come into question, and why, if there is one only."""
     if hook_out is not None and not sae.is_transcoder:
-        raise FitError("--hook-out is where a transcoder writes, and this SAE writes where it reads: drop the option.")
+        raise FitError("hook_out is where a transcoder writes, and this SAE writes where it reads: drop the option.")
     if hook is not None and hook != AUTO:
         reason = "--hook"
     else:
@@ -196,7 +196,7 @@ def _decided(
     if winner is None and (best := least_bad(search.scores)):
         raise ModelError(
             f"The SAE fits no place of {model.name} ({best}, on {counted(search.tokens, 'token')}): give the model "
-            "that it was trained on, or check --bos."
+            "that it was trained on, or check bos."
         )
     if winner is None:
         best = _list([f"{score.place} {score.explained_variance:.3f}" for score in search.scores])

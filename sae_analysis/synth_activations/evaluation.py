@@ -49,7 +49,7 @@ def check_finite(site: Site, values: Tensor) -> None:
         ModelError: there are such values.
     """
     if not torch.isfinite(values).all():
-        raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use --dtype float32.")
+        raise ModelError(f"{site.name} gives values that are not finite in {site.model.dtype}: use dtype float32.")
 
 
 class Evaluator:

@@ -118,11 +118,11 @@ def plan(site: Site, selection: FeatureSelection, settings: SynthSettings, real:
 def _check_sequences(site: Site, seq_len: int) -> None:
     model = site.model
     if site.prepend_bos and model.tokens.bos_token_id is None:
-        raise ModelError("BOS is to stand in front of each sequence, but this tokenizer has none: use --bos never.")
+        raise ModelError("BOS is to stand in front of each sequence, but this tokenizer has none: use bos never.")
     most = None if model.context_length is None else model.context_length - site.prepend_bos
     if most is not None and seq_len > most:
         beside = " beside BOS" if site.prepend_bos else ""
-        raise ModelError(f"--seq-len {seq_len} is more than {model.name} was made for{beside}: give at most {most}.")
+        raise ModelError(f"seq_len {seq_len} is more than {model.name} was made for{beside}: give at most {most}.")
 
 
 def _features(site: Site, selection: FeatureSelection, seed: int, real: RealResult | None) -> tuple[int, ...]:
@@ -134,8 +134,8 @@ def _features(site: Site, selection: FeatureSelection, seed: int, real: RealResu
     if set(known) != set(everything):
         found = f"the real result describes {len(known)} of {len(everything)} features" if known else "no text was read"
         raise FeatureError(
-            f"--features top:N, top:N:max and dead:N ask what features do on text, and {found}: give --corpus, or "
-            "--real with a real.json of all features."
+            f"features top:N, top:N:max and dead:N ask what features do on text, and {found}: give a corpus to "
+            "scan, or a real result of all features."
         )
     stats = [known[feature] for feature in everything]
     return selection.after_data([one.active_count for one in stats], [_magnitude(one) for one in stats])
