@@ -31,30 +31,33 @@ def write_result(result: AnalysisResult | ComparisonResult, path: Path) -> None:
     write_whole(path, text.encode(errors="backslashreplace"))  # a file name that is no UTF-8 becomes JSON's \udce4
 
 
-def read_result(path: Path) -> AnalysisResult:
-    """Read an analysis back.
+_ANY = "a real.json, synthetic.json or comparison.json"
+
+
+def read_result(path: Path, wanted: str = "a real.json or synthetic.json") -> AnalysisResult:
+    """Read an analysis back; ``wanted`` is what an error asks for.
 
     Raises:
         OutputError: missing, damaged, of another schema version, or a comparison.
     """
-    result = read_any(path)
+    result = read_any(path, wanted)
     if isinstance(result, ComparisonResult):
         raise OutputError(f"Result {path} is a comparison: give the real.json or synthetic.json that it was made of.")
     return result
 
 
-def read_any(path: Path) -> AnalysisResult | ComparisonResult:
-    """Read an analysis or a comparison back.
+def read_any(path: Path, wanted: str = _ANY) -> AnalysisResult | ComparisonResult:
+    """Read an analysis or a comparison back; ``wanted`` is what an error asks for.
 
     Raises:
         OutputError: missing, damaged, or of another schema version.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
-            raise OutputError(f"Result {path} is no regular file: give a real.json.")
+            raise OutputError(f"Result {path} is no regular file: give {wanted}.")
         content = parse(path.read_bytes())
     except OSError as error:
-        raise OutputError(f"Result {path} cannot be read: {error.strerror}. Give a real.json.") from None
+        raise OutputError(f"Result {path} cannot be read: {error.strerror}. Give {wanted}.") from None
     except (ValueError, RecursionError):
         raise OutputError(f"Result {path} is not JSON: it is damaged or cut short. Run the analysis again.") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -27,6 +27,24 @@ def prepare_folder(folder: Path) -> None:
 
 
 @contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make sure of a folder as ``prepare_folder`` does; what was made for it goes again if a failure leaves it empty.
+
+    Raises:
+        OutputError: it cannot be made or written to.
+    """
+    new = [one for one in (folder, *folder.parents) if not os.path.exists(one)]  # noqa: PTH110 - locked counts as new
+    try:
+        prepare_folder(folder)
+        yield
+    except BaseException:  # Ctrl-C too
+        for one in new:
+            with suppress(OSError):  # it holds something, or was never made
+                one.rmdir()
+        raise
+
+
+@contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
     """Make sure that a folder can be written to and that no other run writes into it meanwhile.
 
@@ -36,8 +54,7 @@ def writing_into(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: it cannot be made or written to, or another run has claimed it.
     """
-    prepare_folder(folder)
-    with ExitStack() as claim:
+    with made(folder), ExitStack() as claim:
         if not _claimed(folder, claim):
             raise OutputError(
                 f"Output folder {folder} is being written to by another run: wait for its end, or choose another "

@@ -10,7 +10,7 @@ import record_factory as make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_analysis.artifacts import FinishedFeatures, read_result, write_result
+from sae_analysis.artifacts import FinishedFeatures, read_any, read_result, write_result
 from sae_analysis.errors import OutputError
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import SCHEMA_VERSION, FeatureSearch, Histogram, Relaxation
@@ -98,7 +98,10 @@ def test_what_json_has_no_number_for_is_a_bug_and_writes_nothing(written, value)
 
 def test_a_missing_result(tmp_path):
     path = tmp_path / "real.json"
-    assert refusal(read_result, path) == (f"Result {path} cannot be read: No such file or directory. Give a real.json.")
+    says = f"Result {path} cannot be read: No such file or directory. Give"
+    assert refusal(read_any, path) == f"{says} a real.json, synthetic.json or comparison.json."
+    assert refusal(read_result, path) == f"{says} a real.json or synthetic.json."
+    assert refusal(lambda path: read_result(path, "a real.json"), path) == f"{says} a real.json."
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000], ids=["empty", "cut", "binary", "deep"])

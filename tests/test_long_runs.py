@@ -377,7 +377,7 @@ def test_states_may_lie_elsewhere(options, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert main(["real", *options, "--output", str(tmp_path / "out"), *storage]) == 130
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert len(list((tmp_path / "scratch").iterdir())) == 1
     assert run(options, tmp_path / "out", *storage) == run(options, tmp_path / "one")
     assert list((tmp_path / "scratch").iterdir()) == []

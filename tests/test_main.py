@@ -559,7 +559,7 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, 
         "0 of 5 features finished; the same command goes on from there.\n"
         "Interrupted; what was written before is whole.\n"
     )
-    assert names_in(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_of_a_search_names_its_options_and_no_absent_default(capsys):
@@ -668,6 +668,29 @@ def test_redraw_draws_what_a_run_drew(comparing, tmp_path, capsys):
     }
     assert drawn.keys() == expected.keys()
     assert capsys.readouterr().out.count("Wrote ") == 3
+
+
+def test_redraw_of_some_features_draws_their_pages_alone(comparing, tmp_path, capsys):
+    assert main(comparing(features="0-2")) == 0
+    out, again = tmp_path / "out", tmp_path / "again"
+    results = [str(out / f"{name}.json") for name in ("real", "synthetic", "comparison")]
+    assert main(["redraw", *results, "--features", "0,2", "--output", str(again)]) == 0
+    kinds = ("real", "synthetic", "comparison")
+    assert names_in(again) == sorted(["index.html", *(f"feature_{n}_{kind}.png" for n in (0, 2) for kind in kinds)])
+    capsys.readouterr()
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "comparison.json").write_bytes((out / "comparison.json").read_bytes())
+    assert main(["redraw", str(alone / "comparison.json"), "--output", str(tmp_path / "a" / "b")]) == 2
+    assert not (tmp_path / "a").exists()
+    assert "Give the real.json that comparison.json was made of beside it." in capsys.readouterr().err
+
+
+def test_what_fails_before_it_writes_leaves_no_folder(typed, tmp_path):
+    (there := tmp_path / "there").mkdir()
+    for output in (tmp_path / "new" / "below", there / "below", there):
+        assert main(typed(hook="nowhere", output=output)) == 2
+    assert not (tmp_path / "new").exists()
+    assert not list(there.iterdir())
 
 
 def test_redraw_draws_beside_a_result_unless_told_otherwise(typed, tmp_path):

@@ -1,12 +1,14 @@
 """``redraw``: the pictures of results that are there already."""
 
 import argparse
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, name, threads
 from sae_analysis.main.running import drawing_of
 from sae_analysis.main.screen import page_bar, print_summary
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -26,6 +28,11 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "results", nargs="+", type=name, metavar="FILE", help="real.json, synthetic.json, comparison.json"
     )
+    parser.add_argument(
+        "--features",
+        metavar="SPEC",
+        help="draw the pages of these features alone, such as 0,5,10-20 (default: all pages)",
+    )
     parser.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
     parser.add_argument("--threads", type=threads, help="processes (default: one for each core)")
     add_manner_options(parser)
@@ -35,19 +42,49 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read all results before the first picture is drawn."""
     from sae_analysis.artifacts import read_any
-    from sae_analysis.files import prepare_folder
+    from sae_analysis.files import made
     from sae_analysis.reports import browse
 
     found = [(Path(path), read_any(Path(path))) for path in options.results]
+    only = _numbers(options.features, found) if options.features else None
     for path, result in found:
         folder = options.output or path.parent
-        prepare_folder(folder)
-        written = _draw(path, result, folder, drawing_of(options))
-        print_summary({}, [*written, browse(result, folder)], folder)
+        with made(folder):
+            written = _draw(path, result, folder, only, drawing_of(options))
+            print_summary({}, [*written, browse(result, folder)], folder)
     return 0
 
 
-def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path, drawing: "Drawing") -> list[Path]:
+def _numbers(asked: str, found: "Sequence[tuple[Path, AnalysisResult | ComparisonResult]]") -> frozenset[int]:
+    """Return the features asked for.
+
+    Raises:
+        FeatureError: they are not given by number, or a result does not describe one of them.
+    """
+    from sae_analysis.errors import FeatureError
+    from sae_analysis.feature_selection import parse_features
+
+    selection = parse_features(asked)
+    if selection.kind != "indices":
+        raise FeatureError(f"features {asked} cannot be redrawn: give numbers, such as 0,5,10-20.")
+    for path, result in found:
+        known = {one.feature_idx for one in result.features}
+        lost = next((number for numbers in selection.ranges for number in numbers if number not in known), None)
+        if lost is not None:
+            raise FeatureError(
+                f"Feature {lost} is not in result {path}, which describes {counted(len(known), 'feature')} "
+                f"({min(known)} to {max(known)}): give some of these."
+            )
+    return frozenset().union(*selection.ranges)
+
+
+def _draw(
+    path: Path,
+    result: "AnalysisResult | ComparisonResult",
+    folder: Path,
+    only: "Collection[int] | None",
+    drawing: "Drawing",
+) -> list[Path]:
     from sae_analysis.artifacts import read_result
     from sae_analysis.errors import OutputError
     from sae_analysis.records import ComparisonResult
@@ -55,7 +92,10 @@ def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path,
 
     with page_bar() as advance:
         if isinstance(result, ComparisonResult):
-            real, synthetic = (read_result(path.parent / f"{kind}.json") for kind in ("real", "synthetic"))
+            real, synthetic = (
+                read_result(path.parent / f"{kind}.json", f"the {kind}.json that {path.name} was made of beside it")
+                for kind in ("real", "synthetic")
+            )
             lost = [
                 one.feature_idx
                 for one in result.features
@@ -66,5 +106,8 @@ def _draw(path: Path, result: "AnalysisResult | ComparisonResult", folder: Path,
                     f"Result {path} compares feature {lost[0]}, which the real.json and synthetic.json beside it do "
                     "not both describe: put those beside it that it was made of."
                 )
-            return visualize_comparison(result.features, real, synthetic, folder, drawing=drawing, progress=advance)
-        return visualize_features(result, folder, result.provenance.analysis, drawing=drawing, progress=advance)
+            return visualize_comparison(
+                result.features, real, synthetic, folder, only=only, drawing=drawing, progress=advance
+            )
+        kind = result.provenance.analysis
+        return visualize_features(result, folder, kind, only=only, drawing=drawing, progress=advance)

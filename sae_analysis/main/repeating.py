@@ -57,7 +57,7 @@ def arguments_of(path: str, mode: str) -> list[str]:
     from sae_analysis.errors import OutputError
     from sae_analysis.records import ComparisonResult
 
-    result = read_any(Path(path))
+    result = read_any(Path(path), f"a result of {mode}")
     run = result.real if isinstance(result, ComparisonResult) else result.provenance
     asked = result.asked if isinstance(result, ComparisonResult) else run.asked
     if asked.get("mode") != mode:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 
     selection = parse_features(options.features)
     with writing_into(options.output):
-        real = read_result(Path(options.real)) if options.real else None
+        real = read_result(Path(options.real), "a real.json") if options.real else None
         corpus = corpus_of(options) if options.corpus else None
         site = open_site(options, corpus)
         if corpus is not None:

@@ -7,7 +7,7 @@ Pages are figures first (``feature_page``, ``summary_page``, ``statistics_page``
 
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,7 @@ def visualize_features(
     output_dir: str | Path,
     analysis_type: str = "real",
     *,
+    only: Collection[int] | None = None,
     drawing: Drawing = _DEFAULT,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -87,7 +88,7 @@ def visualize_features(
     ``feature_N_<type>.png`` for each feature, ``summary_P_<type>.png`` for each page P of the overview, and
     ``statistics_<type>.png``: on the search where features were searched for, else on the whole dictionary where the
     result describes it (a bare mapping does not). Each file appears whole or not at all; the same records give the
-    same bytes.
+    same bytes. With ``only``, nothing but the pages of these features.
 
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
@@ -96,7 +97,10 @@ def visualize_features(
     orders = [
         _Order(f"feature_{index}_{analysis_type}", feature_page, (stats, header, analysis_type))
         for index, stats in features.items()
+        if only is None or index in only
     ]
+    if only is not None:
+        return _write_all(orders, Path(output_dir), drawing, progress)
     for page in range(1, math.ceil(len(features) / ROWS_PER_SUMMARY) + 1):
         # A page of the overview has scales common to all of them.
         orders.append(_Order(f"summary_{page}_{analysis_type}", summary_page, (features, page, header, analysis_type)))
@@ -114,12 +118,13 @@ def visualize_comparison(
     synthetic: AnalysisResult | Mapping[int, FeatureStats],
     output_dir: str | Path,
     *,
+    only: Collection[int] | None = None,
     drawing: Drawing = _DEFAULT,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write ``real_vs_synthetic_comparison.png`` and ``feature_N_comparison.png`` for each feature; return their paths.
 
-    The overview keeps the order of ``comparisons``.
+    The overview keeps the order of ``comparisons``. With ``only``, nothing but the pages of these features.
 
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
@@ -127,6 +132,8 @@ def visualize_comparison(
     (does, header), (could, _) = _described(real), _described(synthetic)
     token_count = max((stats.token_count for stats in does.values()), default=0)
     orders = [_Order("real_vs_synthetic_comparison", comparison_page, (comparisons, token_count, header))]
+    if only is not None:
+        orders, comparisons = [], [one for one in comparisons if one.feature_idx in only]
     for one in comparisons:
         parts = (one, does[one.feature_idx], could[one.feature_idx], header)
         orders.append(_Order(f"feature_{one.feature_idx}_comparison", feature_comparison_page, parts))
