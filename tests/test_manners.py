@@ -1,5 +1,6 @@
 """How the command line behaves: what is printed on whose wish, and a run again from its result."""
 
+import argparse
 import fcntl
 import json
 import os
@@ -18,7 +19,9 @@ import record_factory as make
 
 from sae_analysis.artifacts import read_any, read_result, write_result
 from sae_analysis.errors import OutputError
-from sae_analysis.main import main, screen
+from sae_analysis.main import _parser, main, screen
+from sae_analysis.main.arguments import HelpFormatter
+from sae_analysis.main.examples import EXAMPLES
 from sae_analysis.main.repeating import arguments_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -299,6 +302,26 @@ def test_a_choice_that_resembles_none_is_not_guessed(capsys):
     assert "did you mean" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", EXAMPLES)
+def test_help_is_short_and_whole(mode):
+    [modes] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    parser = modes.choices[mode]
+    usage, *rest = parser.format_help().splitlines()
+    assert usage.startswith(f"usage: sae-analysis {mode} ")
+    assert usage.endswith("[options]")
+    assert "(default: [])" not in " ".join(" ".join(rest).split())
+    grouped = {"subject", "text", "search", "output", "machine", "long runs"}
+    alone = {"help", "config", "results", "parts", "result"}
+    for group in parser._action_groups:
+        for action in group._group_actions:
+            assert group.title in grouped or action.dest in alone or "text" in (group.title or ""), action.dest
+            assert HelpFormatter("x")._expand_help(action).count("(default") <= 1, action.dest
+    assert [line.strip() for line in rest[-len(EXAMPLES[mode]) :]] == [f"sae-analysis {one}" for one in EXAMPLES[mode]]
+    for example in EXAMPLES[mode]:
+        parsed = _parser().parse_args(example.split())
+        assert parsed.run is parser.get_default("run")
+
+
 def test_an_interpreter_without_our_packages_is_told_what_to_do():
     command = [sys.executable, "-S", "main.py", "real"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -320,7 +343,5 @@ def test_a_budget_that_beginnings_use_up_is_said(options, tmp_path, capsys):
 
 
 def test_demo_is_what_stands_there_if_nothing_is_given():
-    from sae_analysis.main import _parser
-
     asked = _parser().parse_args(["real", "--model", "demo", "--sae", "demo", "--corpus", "demo"])
     assert (asked.model, asked.sae, asked.corpus) == (None, None, None)

@@ -11,6 +11,7 @@ from importlib import metadata
 from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.main import comparing, exporting, inspection, merging, real, redrawing, synthetic
 from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, PrintCompletion
+from sae_analysis.main.examples import examples_of
 from sae_analysis.main.repeating import arguments_of
 from sae_analysis.main.screen import print_error, say, set_manner
 
@@ -62,6 +63,8 @@ def _parser() -> Parser:
     modes = parser.add_subparsers(required=True, metavar="MODE")
     for mode in (real, synthetic, comparing, merging, redrawing, exporting, inspection):
         mode.add_mode(modes)
+    for name, mode in modes.choices.items():
+        mode.epilog = examples_of(name, parser.prog)
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     parser.add_argument(
         "--print-completion",

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,10 +79,25 @@ class PrintCompletion(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to an option's help where there is one to speak of."""
+    """Help of a mode: a short usage, each default once where there is one to speak of, examples line by line."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        is_silent = action.default is None or action.default is False or action.default == []
+        return action.help if is_silent or "(default" in (action.help or "") else super()._get_help_string(action)
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: object,  # noqa: ARG002
+        prefix: str | None,  # noqa: ARG002
+    ) -> str:
+        given = [action for action in actions if not action.option_strings]
+        named = "".join(f" {self._format_args(action, str(action.metavar or action.dest))}" for action in given)
+        return f"usage: {usage or self._prog}{named} [options]\n\n"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 # --- options that several modes share ------------------------------------------------------------------------------
@@ -90,7 +105,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
     """Add what is analysed; ``seed`` says what is random."""
-    group = parser.add_argument_group("what is analysed")
+    group = parser.add_argument_group("subject")
     group.add_argument(
         "--model",
         type=name_or_demo,
@@ -98,8 +113,7 @@ def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
     )
     group.add_argument("--sae", type=name_or_demo, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
     _add_place_options(group)
-    group.add_argument("--features", default="random:10", metavar="SPEC", help=GRAMMAR)
-    add_machine_options(group)
+    group.add_argument("--features", default="random:10", metavar="SPEC", help=f"{GRAMMAR} (default: random:10)")
     group.add_argument("--seed", type=count, default=0, help=seed)
 
 
@@ -125,8 +139,9 @@ def _add_place_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_machine_options(group: argparse._ArgumentGroup) -> None:
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add threads, device and number format."""
+    group = parser.add_argument_group("machine")
     group.add_argument(
         "--threads", type=threads, help="processor threads (default: measured at the start, since more can be slower)"
     )
@@ -161,8 +176,8 @@ def add_bos_option(group: argparse._ArgumentGroup, *, where: str) -> None:
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) -> argparse._ArgumentGroup:
-    """Add what is written and said; return the group, for what a mode has beside it."""
-    group = parser.add_argument_group("results")
+    """Add what is written and said, and behind it the machine; return the former, for what a mode has beside it."""
+    group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, default=Path("results"), help="folder for pictures and JSON")
     group.add_argument("--max-examples", type=positive, default=max_examples, help="strongest examples of a feature")
     group.add_argument(
@@ -177,6 +192,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, max_examples: int) ->
         "--allow-poor-fit", action="store_true", help="go on where the SAE explains less than the mean would"
     )
     add_manner_options(group)
+    add_machine_options(parser)
     return group
 
 

@@ -20,11 +20,12 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("result", type=name, metavar="FILE", help="real.json or synthetic.json; for parquet any result")
-    parser.add_argument("--to", required=True, choices=_FORMATS, help="format")
-    parser.add_argument("--output", type=Path, help="folder (default: one beside the result, called like the format)")
-    parser.add_argument("--sae-name", type=name, help="what the SAE is called there (default: the name of its file)")
-    parser.add_argument("--model-name", type=name, help="what the model is called there (default: its own name)")
-    add_manner_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--to", required=True, choices=_FORMATS, help="format")
+    group.add_argument("--output", type=Path, help="folder (default: one beside the result, called like the format)")
+    group.add_argument("--sae-name", type=name, help="what the SAE is called there (default: the name of its file)")
+    group.add_argument("--model-name", type=name, help="what the model is called there (default: its own name)")
+    add_manner_options(group)
 
 
 def run(options: argparse.Namespace) -> int:

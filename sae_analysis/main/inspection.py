@@ -18,7 +18,8 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
-    either = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("subject")
+    either = group.add_mutually_exclusive_group()
     either.add_argument(
         "checkpoint",
         nargs="?",
@@ -27,16 +28,17 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         help="SAE checkpoint, file, folder or name (default: the demo SAE)",
     )
     either.add_argument("--sae", type=name_or_demo, help="the same, as the other modes have it")
-    parser.add_argument(
+    group.add_argument(
         "--model", type=name, help="also look for its place in this model: name, folder, or demo for the demo model"
     )
-    parser.add_argument("--corpus", type=name, help="text to try it on (default: six short texts of our own)")
-    parser.add_argument("--text-unit", choices=("file", "blank-line"), default="file", help=argparse.SUPPRESS)
-    parser.add_argument(
+    group = parser.add_argument_group("text")
+    group.add_argument("--corpus", type=name, help="text to try it on (default: six short texts of our own)")
+    group.add_argument("--text-unit", choices=("file", "blank-line"), default="file", help=argparse.SUPPRESS)
+    group.add_argument(
         "--text-field", type=name, default="text", help="where JSON objects and parquet tables keep their text"
     )
-    add_machine_options(parser.add_argument_group("machine"))
-    add_manner_options(parser, json="print all of it as JSON")
+    add_manner_options(parser.add_argument_group("output"), json="print all of it as JSON")
+    add_machine_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:

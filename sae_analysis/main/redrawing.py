@@ -28,15 +28,18 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "results", nargs="+", type=name, metavar="FILE", help="real.json, synthetic.json, comparison.json"
     )
-    parser.add_argument(
+    group = parser.add_argument_group("subject")
+    group.add_argument(
         "--features",
         metavar="SPEC",
         help="draw the pages of these features alone, such as 0,5,10-20 (default: all pages)",
     )
-    parser.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
-    parser.add_argument("--threads", type=threads, help="processes (default: one for each core)")
-    add_manner_options(parser)
-    add_drawing_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=Path, help="folder for pictures (default: beside each result)")
+    add_manner_options(group)
+    add_drawing_options(group)
+    group = parser.add_argument_group("machine")
+    group.add_argument("--threads", type=threads, help="processes (default: one for each core)")
 
 
 def run(options: argparse.Namespace) -> int:

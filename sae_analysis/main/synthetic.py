@@ -77,7 +77,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("real text to begin with")
+    group = parser.add_argument_group("text to begin with")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--corpus", type=name, help="text to scan first: file, folder, data set's name or demo (default: none is read)"
