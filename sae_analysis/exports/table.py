@@ -16,7 +16,13 @@ from sae_analysis.records import (
     TokenValues,
 )
 
-_SINGLE: Mapping[Any, str] = {int: "int64", float: "float64", float | None: "float64", str: "string", bool | None: "bool"}
+_SINGLE: Mapping[Any, str] = {
+    int: "int64",
+    float: "float64",
+    float | None: "float64",
+    str: "string",
+    bool | None: "bool",
+}
 """Arrow's name for the type of a field that is a column by itself."""
 
 _ROWS_AT_ONCE = 1024
