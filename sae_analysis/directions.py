@@ -117,7 +117,9 @@ def _summaries(
 
 
 def largest(values: Float[Tensor, "rows columns"], most: int) -> tuple[Tensor, Tensor]:
-    """Return the ``most`` largest of each row, in order, and their columns, ``[rows, most]``; of equal ones any.
+    """Return the ``most`` largest of each row, in order and in their unit, and their columns, both ``[rows, most]``.
+
+    Of equal ones any.
 
     They are in the groups of columns that have the largest maxima, or in what is left over: to look there alone takes
     a third of torch's time.

@@ -51,7 +51,9 @@ class FeatureSelection:
         return tuple(range(d_sae))
 
     def after_data(self, active_counts: Sequence[int], max_magnitudes: Sequence[float]) -> tuple[int, ...]:
-        """Return the features that the data chose; equal ones by index, dead ones by index.
+        """Return the features that the data chose: by firings, or by the largest magnitude of their activations.
+
+        Equal ones come by index, dead ones too.
 
         Raises:
             FeatureError: dead features were asked for and every feature fired.

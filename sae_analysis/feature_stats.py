@@ -25,11 +25,17 @@ class WeightSide:
     """What one feature's weights say."""
 
     decoder_norm: float
+    """L2 norm of its decoder row."""
+
     encoder_norm: float
+    """L2 norm of its encoder column."""
+
     cosine: float | None
-    """Between encoder and decoder direction."""
+    """Cosine between encoder and decoder direction."""
 
     nearest: tuple[tuple[int, float], ...]
+    """(feature, cosine) of the nearest decoder directions."""
+
     effect: LogitEffects
 
 

@@ -19,7 +19,7 @@ _LISTED = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """The range of one number over all features."""
+    """The range of one number over all features, in the unit of that number."""
 
     lowest: float
     median: float

@@ -23,7 +23,7 @@ def product(
     right: Float[Tensor, "columns inner"],
     bias: Float[Tensor, " columns"] | None = None,
 ) -> Float[Tensor, "*rows columns"]:
-    """Return ``left @ right.T + bias``."""
+    """Return ``left @ right.T + bias``, whose unit is that of the bias: the product of the other two."""
     if not _is_ours(left, right):
         return functional.linear(left, right, bias)
     rows = left.flatten(0, -2)

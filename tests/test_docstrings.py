@@ -1,4 +1,8 @@
-"""Public docstrings say what a caller cannot see from the name: shapes of arrays, and what is raised."""
+"""Public docstrings say what a caller cannot see from the name: shapes, errors, and what a number is a number of.
+
+Units are looked for as words: what says nothing is found, not what says something wrong, and to a function of several
+numbers one word is enough. Fields of records answer one by one.
+"""
 
 import ast
 import re
@@ -11,21 +15,45 @@ PACKAGE = Path(sae_analysis.__file__).parent
 OURS = {name for name in vars(errors) if name.endswith("Error")}
 BARE = re.compile(r"\b(Tensor|NDArray|ndarray|IntArray|FloatArray)\b")
 SHAPED = re.compile(r"\b(Float|Int|Int64|Bool|Shaped)\[")
+REAL = re.compile(r"\b(float|float32|float64|Float|FloatArray|TokenValues)\b")
+MIXED = re.compile(r"str \| int \| float")
+UNIT = re.compile(
+    r"\b((pre-)?activations?|logits?|nats|cross-entropy|cosines?|norms?|variance|density|shares?|fractions?"
+    r"|ratios?|rates?|times|percentages?|probability|quantiles?|log10|skewness|kurtosis|gradients?|embeddings?"
+    r"|reconstruction|token-evaluations|(how many|in|number of) tokens|active features|seconds|bytes|inches|points"
+    r"|pixels|ems|units?)\b|in \[0, 1\]",
+    re.IGNORECASE,
+)
+"""What a real number can be a number of."""
 
 
-def public_functions():
-    """Yield each public function and method of the library with where it stands; overriding ones inherit theirs."""
+def modules():
+    """Yield each module of the library with its path; the command line is not for callers."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if "main" not in path.parts[len(PACKAGE.parts) :]:
-            yield from _in(ast.parse(path.read_text()).body, path.relative_to(PACKAGE).as_posix())
+            yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
 
 
-def _in(body, place):
+def public(kind):
+    """Yield each public function and method, or each class (``kind``), with where it stands."""
+    for path, module in modules():
+        yield from _in(module.body, path, kind)
+
+
+def _in(body, place, kind):
     for node in body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield from _in(node.body, f"{place} {node.name}")
-        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
-            yield f"{place} {node.name}", node
+        is_init = isinstance(node, ast.FunctionDef) and node.name == "__init__"
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and (is_init or not node.name.startswith("_")):
+            if isinstance(node, kind):
+                yield f"{place} {node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from _in(node.body, f"{place} {node.name}", kind)
+
+
+def annotations(function):
+    """Return the annotations of a function as text."""
+    nodes = [argument.annotation for argument in (*function.args.args, *function.args.kwonlyargs)] + [function.returns]
+    return [ast.unparse(node) for node in nodes if node]
 
 
 def lacking(node):
@@ -37,29 +65,67 @@ def lacking(node):
         if isinstance(found, ast.Raise) and isinstance(found.exc, ast.Call) and isinstance(found.exc.func, ast.Name)
     } & OURS
     missing = [name for name in sorted(raised) if name not in said.partition("Raises:")[2]]
-    annotations = [argument.annotation for argument in (*node.args.args, *node.args.kwonlyargs)] + [node.returns]
-    kinds = [ast.unparse(annotation) for annotation in annotations if annotation]
+    kinds = annotations(node)
     arrays = [kind for kind in kinds if BARE.search(kind) and not SHAPED.search(kind) and "Callable" not in kind]
     is_abstract_record = any("Mapping" in kind or "dict" in kind for kind in arrays)
     if arrays and "[" not in said and not is_abstract_record:
         missing.append(f"shapes of {arrays}")
+    if any(map(is_real, kinds)) and not UNIT.search(said):
+        missing.append("a unit")
     return [] if said else ["a docstring"], missing
+
+
+def is_real(kind):
+    """Say whether an annotation is of real numbers, which are numbers of something."""
+    return bool(REAL.search(MIXED.sub("", kind)))
+
+
+def fields_without_unit(record):
+    """Return the fields of a class with real numbers of which neither its own words nor those of the class say of what.
+
+    Where a field has words of its own, these count alone.
+    """
+    return [
+        ast.unparse(field.target)
+        for field, after in zip(record.body, [*record.body[1:], None], strict=True)
+        if isinstance(field, ast.AnnAssign)
+        and not ast.unparse(field.target).startswith("_")
+        and is_real(ast.unparse(field.annotation))
+        and not UNIT.search(text_of(after) or ast.get_docstring(record) or "")
+    ]
+
+
+def text_of(node):
+    """Return the text of a statement that is nothing but a string, else an empty one."""
+    match node:
+        case ast.Expr(ast.Constant(str(said))):
+            return said
+    return ""
 
 
 def test_the_check_finds_what_is_missing():
     [bad] = ast.parse("def f(x: Tensor) -> int:\n    '''Say.'''\n    raise CorpusError('no')").body
     assert lacking(bad) == ([], ["CorpusError", "shapes of ['Tensor']"])
-    [good] = ast.parse("def f(x: Float[Tensor, 'a']) -> int:\n    '''Say.\n\n    Raises:\n        CorpusError: x.'''\n"
-                       "    raise CorpusError('no')").body  # fmt: skip
+    [good] = ast.parse("def f(x: Float[Tensor, 'a']) -> int:\n    '''Say nats.\n\n    Raises:\n        CorpusError: x"
+                       ".'''\n    raise CorpusError('no')").body  # fmt: skip
     assert lacking(good) == ([], [])
     assert lacking(ast.parse("def f(): pass").body[0]) == (["a docstring"], [])
+    assert lacking(ast.parse("def f(x: float | None): 'Say of tokens.'").body[0]) == ([], ["a unit"])
+    [record] = ast.parse("class A:\n    '''In nats.'''\n    a: float\n    b: float\n    'Largest.'\n    c: int").body
+    assert fields_without_unit(record) == ["b"]
 
 
-def test_every_public_function_says_its_shapes_and_errors():
-    found = list(public_functions())
+def test_every_public_function_says_its_shapes_errors_and_units():
+    found = list(public(ast.FunctionDef))
     assert len(found) > 400
     missing = {place: lacking(node) for place, node in found}
     assert {place: what for place, what in missing.items() if what != ([], [])} == {}
+
+
+def test_every_real_number_of_a_record_says_what_it_is_a_number_of():
+    missing = {place: fields_without_unit(node) for place, node in public(ast.ClassDef)}
+    assert len(missing) > 100
+    assert {place: what for place, what in missing.items() if what} == {}
 
 
 def test_the_public_surface_is_there_and_all_of_it_is_described():

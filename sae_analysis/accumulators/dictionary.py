@@ -88,7 +88,10 @@ class FitStatistics:
         squared_error: float,
         cosine: float,
     ) -> None:
-        """Add one batch: its kept tokens and firings, the sum of x ``[d_in]``, of |x|², |x - x̂|² and cos(x, x̂)."""
+        """Add one batch: its kept tokens and firings, the sum of x ``[d_in]``, of |x|², |x - x̂|² and cos(x, x̂).
+
+        x and its reconstruction x̂ are in the model's own units.
+        """
         self.token_count += tokens
         self.active_count += active
         self._sums.add(np.concatenate((input_sum, [squared_input, squared_error, cosine])))

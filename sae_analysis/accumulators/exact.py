@@ -22,7 +22,10 @@ _DOUBLE_EXPONENT = -1074
 
 
 def mantissas(values: npt.NDArray[np.float32]) -> tuple[IntArray, IntArray]:
-    """Split float32 ``[n]`` into signed integers m and shifts s with ``value = (m << s) * 2**SMALLEST_EXPONENT``."""
+    """Split float32 ``[n]`` into signed integers m and shifts s with ``value = (m << s) * 2**SMALLEST_EXPONENT``.
+
+    The unit of the values, whichever they have, stays theirs.
+    """
     bits = values.view(np.uint32)
     exponent = ((bits >> MANTISSA_BITS) & 0xFF).astype(np.int64)
     fraction = (bits & ((1 << MANTISSA_BITS) - 1)).astype(np.int64)
@@ -84,14 +87,14 @@ def run_starts(ordered: IntArray) -> IntArray:
 
 
 class ExactSum:
-    """Sums of a few float64 quantities, one batch total at a time, without rounding."""
+    """Sums of a few float64 quantities, each in a unit of its own, one batch total at a time, without rounding."""
 
     def __init__(self, size: int) -> None:
         """Start ``size`` sums at zero."""
         self._units = [0] * size
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
-        """Add one value to each sum; ``values`` must be finite, ``[size]``."""
+        """Add one value to each sum, in its unit; ``values`` must be finite, ``[size]``."""
         for index, value in enumerate(values.tolist()):
             numerator, denominator = value.as_integer_ratio()
             self._units[index] += (numerator << -_DOUBLE_EXPONENT) // denominator
@@ -101,7 +104,7 @@ class ExactSum:
         self._units = [mine + theirs for mine, theirs in zip(self._units, other._units, strict=True)]
 
     def values(self) -> npt.NDArray[np.float64]:
-        """Return the sums, each rounded once, ``[size]``."""
+        """Return the sums, each in its unit and rounded once, ``[size]``."""
         return np.array([units / (1 << -_DOUBLE_EXPONENT) for units in self._units])
 
     def state(self) -> npt.NDArray[np.str_]:

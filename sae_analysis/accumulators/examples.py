@@ -62,7 +62,7 @@ class HeldExample:
 
 
 def magnitude_priority(values: npt.NDArray[np.float32]) -> Priority:
-    """Return integers that order float32 values ``[n]`` by magnitude, equal where only rounding tells them apart."""
+    """Return integers that order activations ``[n]`` by magnitude, equal where only rounding tells them apart."""
     magnitude = np.abs(values).view(np.uint32).astype(np.uint64)
     return (magnitude + np.uint64(1 << (_IGNORED_BITS - 1))) >> np.uint64(_IGNORED_BITS)
 

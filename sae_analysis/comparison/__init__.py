@@ -86,7 +86,10 @@ def compare_all(
 
 
 def compare_features(real: FeatureStats, synthetic: FeatureStats, other_seeds: Sequence[float] = ()) -> Comparison:
-    """Compare what one feature does on real text with what a search made it do, and others like it reached."""
+    """Compare what one feature does on real text with what a search made it do.
+
+    ``other_seeds`` are the largest activations that searches like it reached.
+    """
     search, tail, potential = synthetic.search, fitted_tail(real), synthetic.max_activation
     fluent = _largest(synthetic, FLUENT)
     excerpt = search.excerpts[0] if search and search.excerpts else None

@@ -45,7 +45,11 @@ def judge(
     elsewhere: Interval | None,
     behind_text: float | None,
 ) -> Judgement:
-    """Return what the numbers of a comparison mean; ``elsewhere`` is what other texts as long would realise."""
+    """Return what the numbers of a comparison mean.
+
+    ``realised`` is the real maximum as a share of the synthetic one, ``elsewhere`` what other texts as long would
+    realise, ``behind_text`` the share of its activation that the shortest sequence keeps behind other text.
+    """
     if found := _plain(real, synthetic):
         return found
     own_token, (share, shares) = _own_token(likeness), _alike(likeness)

@@ -178,7 +178,7 @@ class LanguageModel(ABC):
         return found[hook]
 
     def embed(self, ids: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch d_embedding"]:
-        """Return what the first module makes of token ids, before positions are added."""
+        """Return the embeddings of token ids: what the first module makes of them, before positions are added."""
         return self._embedding()(ids.to(self.device))
 
     def activations_of_embeddings(

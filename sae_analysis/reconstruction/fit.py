@@ -38,16 +38,16 @@ class SplicedLoss:
     """Next-token cross-entropy (nats per token) with the activations at a hook replaced."""
 
     clean: float
-    """Nothing replaced."""
+    """Nats per token with nothing replaced."""
 
     spliced: float
-    """Replaced by the SAE's reconstruction."""
+    """Nats per token with the SAE's reconstruction instead."""
 
     zero: float
-    """Replaced by zeros."""
+    """Nats per token with zeros instead."""
 
     mean: float
-    """Replaced by their mean over kept tokens."""
+    """Nats per token with their mean over kept tokens instead."""
 
     tokens: int
     """Predictions averaged over."""

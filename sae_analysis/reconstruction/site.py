@@ -46,7 +46,7 @@ class Site:
     def activations(
         self, ids: Int64[Tensor, "batch seq"]
     ) -> tuple[Float[Tensor, "batch seq d_in"], Float[Tensor, "batch seq d_out"]]:
-        """Return what the SAE reads and what it is to reproduce: the same, unless it is a transcoder."""
+        """Return the activations that the SAE reads and those it is to reproduce: the same but for a transcoder."""
         found: dict[str, Tensor] = {}
         self.model.visit_activations(ids, [self.hook, self.hook_out], found.__setitem__)
         return found[self.hook], found[self.hook_out]

@@ -32,26 +32,31 @@ class Likeness:
     """Cosine of the residual vectors."""
 
     residual_among_real: float | None
+    """The same cosine among the real examples."""
 
     length_real: float | None
-    """Mean norm of the residual vectors."""
+    """Mean norm of the residual vectors of the real examples."""
 
     length_synthetic: float | None
+    """Mean norm of those of the synthetic ones."""
 
     coactive: float | None
-    """Weighted Jaccard index of the other features that are active."""
+    """Weighted Jaccard index of the other features that are active, in [0, 1]."""
 
     coactive_among_real: float | None
+    """The same index among the real examples, in [0, 1]."""
 
     raised: float | None
     """Share of the tokens that the feature raises most which both have in common."""
 
     raised_among_real: float | None
+    """The same share among the real examples."""
 
     divergence_real: float | None
-    """What ablating the feature changes of the prediction, in nats."""
+    """What ablating the feature changes of the prediction where real examples peak, in nats."""
 
     divergence_synthetic: float | None
+    """The same where synthetic examples peak, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +84,10 @@ class Comparison:
     """Largest activation that the search found."""
 
     other_seeds: tuple[float, ...]
-    """What searches with other seeds found, where they were given."""
+    """Largest activations that searches with other seeds found, where they were given."""
 
     fluent_max: float | None
-    """The same among sequences of at most 6 nats per token."""
+    """Largest activation that the search found in a sequence of at most 6 nats per token."""
 
     excerpt_max: float | None
     """Largest activation of real text cut to the search's length; None if the search was given none."""
@@ -91,13 +96,15 @@ class Comparison:
     """Largest synthetic activation among sequences that surprise the model no more than that excerpt."""
 
     realised: float | None
-    """``real_max`` / ``synthetic_max``; None if the search found nothing that fires it."""
+    """``real_max`` as a share of ``synthetic_max``, above 1 where the search fell short of the text; None if the search
+    found nothing that fires it."""
 
     realised_low: float | None
-    """Ends of the interval that holds nine tenths of what another text of the same length would give; None where too
-    few activations are known to say."""
+    """Lower end, as such a share, of the interval that holds nine tenths of what another text of the same length would
+    give; None where too few activations are known to say."""
 
     realised_high: float | None
+    """Its upper end, as such a share."""
 
     tokens_until: TokenSpan | None
     """Text to read until an activation like ``synthetic_max`` is met."""
@@ -106,7 +113,7 @@ class Comparison:
     """Until one like ``fluent_max``."""
 
     single_token_max: float | None
-    """What the best single token gives."""
+    """Activation that the best single token gives."""
 
     ceiling: float | None
     """Largest pre-activation that any input of the SAE could give; None where the SAE does not norm its input."""

@@ -12,7 +12,7 @@ class Histogram:
     """Counts between edges: ``counts[i]`` values lie in ``[edges[i], edges[i + 1])``."""
 
     edges: tuple[float, ...]
-    """Ascending bin edges, one more than counts; empty when nothing was counted."""
+    """Ascending bin edges in the unit of what was counted, one more than counts; empty when nothing was."""
 
     counts: tuple[int, ...]
     """Number of values in each bin."""
@@ -34,7 +34,7 @@ class Synthesis:
     """How a synthetic example was come by, and how it holds up when its text is read again."""
 
     pre_activation: float
-    """Value at the peak before the SAE's activation rule."""
+    """Pre-activation at the peak: the value before the SAE's activation rule."""
 
     cross_entropy: float | None
     """Mean surprise of the model over the example's tokens, in nats per token, the first one given BOS where there is
@@ -82,7 +82,7 @@ class Firing:
     """(feature, activation) of the others that fire there, strongest first."""
 
     residual: tuple[float, ...]
-    """What the SAE reads there, less its decoder's bias, to four digits."""
+    """Activations of the model that the SAE reads there, less its decoder's bias, to four digits."""
 
     ablation: Ablation
     """What the feature does to the prediction there."""
@@ -139,7 +139,7 @@ class ExampleBand:
     """Lower end of the band as a quantile of the activation's magnitude over active tokens, in [0, 1]."""
 
     upper_quantile: float
-    """Upper end of the band."""
+    """Upper end of the band, as such a quantile."""
 
     examples: tuple[ActivationExample, ...]
     """Strongest first; the marked peak is the sampled token, which need not be the window's maximum."""

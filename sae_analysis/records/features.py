@@ -10,10 +10,10 @@ class Relaxation:
     """What the search in embedding space promised, and what its tokens kept of it."""
 
     relaxed: float
-    """Activation at the mixtures of embeddings that it ended with."""
+    """Activation at the mixtures of embeddings that it ended with; below zero, what it lacks to fire."""
 
     discrete: float
-    """Activation at the likeliest token of each mixture: the rest is the discretisation gap."""
+    """Activation at the likeliest token of each mixture, or what it lacks: the rest is the discretisation gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,8 @@ class FeatureSearch:
     """(token-evaluations, largest activation so far) at every improvement, ascending in both."""
 
     single_token: tuple[str, float]
-    """The one token that fires it most, and how much: what no search at all would give. Without BOS it stands behind a
-    common token, which is shown too: what stands first in a sequence is to the model like nothing else."""
+    """The one token that fires it most, and its activation: what no search at all would give. Without BOS it stands
+    behind a common token, which is shown too: what stands first in a sequence is to the model like nothing else."""
 
     frontier: tuple[ActivationExample, ...] = ()
     """The strongest example at each level of fluency: ascending in cross-entropy and in activation."""
@@ -80,10 +80,11 @@ class FeatureStats:
     """1 - density, in [0, 1]."""
 
     mean_activation: float | None
-    """Mean over active tokens; None for a feature that never fired."""
+    """Mean activation over active tokens; None for a feature that never fired."""
 
     std_activation: float | None
-    """Standard deviation over active tokens (divisor: their number); None for a feature that never fired."""
+    """Standard deviation of the activation over active tokens (divisor: their number); None for a feature that never
+    fired."""
 
     max_activation: float
     """Largest activation over kept tokens; 0.0 if it was never above zero."""

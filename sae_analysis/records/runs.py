@@ -15,7 +15,8 @@ class Fit:
     """How well the SAE fits the hook on the analysed text: the header that would expose a mistake."""
 
     explained_variance: float
-    """1 - sum |x - x_hat|^2 / sum |x - mean(x)|^2 over kept tokens; below 0 is worse than predicting the mean."""
+    """Share of the variance: 1 - sum |x - x_hat|^2 / sum |x - mean(x)|^2 over kept tokens; below 0 is worse than
+    predicting the mean."""
 
     cosine: float
     """Mean cosine between x and x_hat over kept tokens."""
@@ -100,8 +101,13 @@ class HookScore:
     """Which reading of its file, where that leaves several open: ``signed``, ``centred``; else empty."""
 
     explained_variance: float
+    """Share of the variance, as in ``Fit``."""
+
     cosine: float
+    """Mean cosine between what it is to reproduce and what it does."""
+
     l0: float
+    """Mean number of active features per token."""
 
     @property
     def place(self) -> str:

@@ -58,7 +58,7 @@ class Settings:
         return bool(self._get(key, bool, "true or false", default))
 
     def number(self, key: str) -> float | None:
-        """Return a number.
+        """Return a number, in the unit that the format gives its setting.
 
         Raises:
             SAEFormatError: it is something else.

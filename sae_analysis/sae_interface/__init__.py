@@ -154,12 +154,12 @@ class UnifiedSAEInterface:
 
     @property
     def encoder_weights(self) -> Float[Tensor, "d_in d_sae"]:
-        """One column a feature."""
+        """One column a feature: pre-activation for each unit of what the encoder sees."""
         return self._sae.W_enc
 
     @property
     def decoder_weights(self) -> Float[Tensor, "d_sae d_out"]:
-        """One row a feature."""
+        """One row a feature: what one unit of its activation adds to the reconstruction."""
         return self._sae.W_dec
 
     @property
@@ -242,7 +242,7 @@ class UnifiedSAEInterface:
         return Screen(self._sae) if isinstance(self._sae, SparseAutoencoder) and can_screen(self._sae) else None
 
     def faster_screen(self, x: Float[Tensor, "tokens d_in"]) -> Screen | None:
-        """Return a screen if ``x`` is encoded clearly faster with it: not every processor has the means."""
+        """Return a screen if activations ``x`` are clearly faster encoded by it: not every processor has the means."""
         if self.encoder_weights.numel() < _WORTH_SCREENING or (screen := self.new_screen()) is None:
             return None
         seconds = {}

@@ -19,7 +19,10 @@ from sae_analysis.wording import counted
 
 
 class Moments(NamedTuple):
-    """What a token's activation is shifted and divided by, and what its reconstruction is multiplied with."""
+    """What a token's activation is shifted and divided by, and what its reconstruction is multiplied with.
+
+    The shift is in the unit of the activation; divisor and multiplier carry from one unit to the other.
+    """
 
     shift: Float[Tensor, "*batch 1"] | float
     divisor: Float[Tensor, "*batch 1"] | float
@@ -30,11 +33,11 @@ class InputNorm:
     """Shifts and scales each token's activation before encoding; its reconstruction is shifted and scaled back."""
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
-        """Return what each token is shifted and scaled by."""
+        """Return what each token's activation is shifted and scaled by."""
         raise NotImplementedError
 
     def apply(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Return what the encoder sees."""
+        """Return what the encoder sees of activations: shifted, and in units of the divisor."""
         shift, divisor, _ = self.moments(x)
         return (x - shift) / divisor
 
@@ -58,7 +61,7 @@ class Centring(InputNorm):
     """Takes each vector's mean off, as TransformerLens does with weights that write to the residual stream."""
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
-        """Return the mean over the vector's entries."""
+        """Return the mean over the entries of the activation vector as its shift."""
         return Moments(x.mean(dim=-1, keepdim=True), 1.0, 1.0)
 
 
@@ -69,13 +72,13 @@ class LayerNorm(InputNorm):
     """
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
-        """Return mean and standard deviation over the vector's entries."""
+        """Return mean and standard deviation over the entries of the activation vector."""
         mean = x.mean(dim=-1, keepdim=True)
         deviation = (x - mean).std(dim=-1, keepdim=True)
         return Moments(mean, deviation + 1e-5, deviation)
 
     def longest(self, d_in: int) -> tuple[float, bool]:
-        """Return sqrt(d_in - 1): the sum of squares over the unbiased variance."""
+        """Return the norm sqrt(d_in - 1), as the variance is the unbiased one; entries sum to zero."""
         return (d_in - 1) ** 0.5, True
 
 
@@ -88,7 +91,7 @@ class ConstantNorm(InputNorm):
         return Moments(0.0, scale, scale)
 
     def longest(self, d_in: int) -> tuple[float, bool]:
-        """Return sqrt(d_in)."""
+        """Return the norm sqrt(d_in); entries need not sum to zero."""
         return d_in**0.5, False
 
 
@@ -118,6 +121,9 @@ class SparseAutoencoder(nn.Module):
         is_transcoder: bool | None = None,
     ) -> None:
         """Hold the weights in float32.
+
+        ``W_enc`` and ``b_enc`` give pre-activations; a row of ``W_dec`` is what one unit of activation adds to the
+        reconstruction, ``b_dec`` what is there without any; both are in the units of what the encoder sees.
 
         ``is_transcoder`` says whether it writes elsewhere than it reads; if left out, whether its widths differ. What
         a transcoder's input loses to ``input_norm`` is not given back to its output, which lies elsewhere.
@@ -158,7 +164,7 @@ class SparseAutoencoder(nn.Module):
         return x - self.b_dec if self.subtract_b_dec else x
 
     def product(self, encoder_input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Return ``encoder_input W_enc + b_enc``."""
+        """Return the pre-activations ``encoder_input W_enc + b_enc``."""
         with fast_products():
             flat = torch.addmm(self.b_enc, encoder_input.reshape(-1, encoder_input.shape[-1]), self.W_enc)
         return flat.reshape(*encoder_input.shape[:-1], flat.shape[-1])
@@ -258,7 +264,7 @@ class MatchingPursuit(SparseAutoencoder):
         subtract_b_dec: bool,
         input_norm: InputNorm | None = None,
     ) -> None:
-        """Hold the decoder, which is also the encoder.
+        """Hold the decoder, whose rows are what one unit of activation adds, and which is also the encoder.
 
         Raises:
             SAEFormatError: shapes that do not belong together, or values that are no finite real numbers.
@@ -309,7 +315,7 @@ class Pursuit(ActivationRule):
         self.most, self.tolerance, self.stop_on_repeat = most, tolerance, stop_on_repeat
 
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Cannot be said from the first correlations alone."""
+        """Refuse: activations cannot be said from the first correlations alone."""
         raise NotImplementedError("a pursuit needs the input: see MatchingPursuit.encode")
 
     def __str__(self) -> str:

@@ -79,7 +79,7 @@ class ReLU(SeparableRule):
     """``max(pre, 0)``."""
 
     def floor(self) -> float:
-        """Return zero."""
+        """Return the pre-activation zero."""
         return 0.0
 
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
@@ -146,7 +146,7 @@ class Gated(SeparableRule):
         return torch.minimum(pre_activation, pre_activation - self.b_gate + self.b_mag * (-self.r_mag).exp())
 
     def floor(self) -> float:
-        """Return zero, where the gate opens."""
+        """Return the pre-activation zero, where the gate opens."""
         return 0.0
 
 
@@ -175,7 +175,7 @@ class SelectingRule(ActivationRule):
     def margin_of(
         self, pre_activation: Float[Tensor, "*batch d_sae"], features: Int64[Tensor, " features"] | slice
     ) -> Float[Tensor, "*batch features"]:
-        """Return ``margin`` of some features."""
+        """Return ``margin`` of some features, in the unit of the pre-activation."""
         return self.margin(pre_activation)[..., features]
 
     def forward(self, pre_activation: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
@@ -227,7 +227,7 @@ class TopK(SelectingRule):
     def margin_of(
         self, pre_activation: Float[Tensor, "*batch d_sae"], features: Int64[Tensor, " features"] | slice
     ) -> Float[Tensor, "*batch features"]:
-        """Return ``margin`` of some features, and compute no other."""
+        """Return ``margin`` of some features, in the unit of the pre-activation, and compute no other."""
         own = pre_activation[..., features]
         if self.rank_by is None:
             return torch.minimum(own, _lead(pre_activation, self.k, own))

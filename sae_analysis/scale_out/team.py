@@ -45,7 +45,7 @@ class Workers:
     """Processor threads of each."""
 
     gpus: float = 0
-    """Graphics processors of each."""
+    """Graphics processors of each; a share of one if workers are to share it."""
 
     address: str | None = None
     """Of a Ray cluster that is there; None begins one on this machine."""

@@ -92,7 +92,8 @@ def generate_synthetic_maximizers(
 
     SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
     such as ``"0-10,50-60"`` or ``"random:20"``; ``real`` is an analysis of real text whose examples are begun with.
-    ``SynthSettings`` says what the other options mean.
+    ``SynthSettings`` says what the other options mean; ``fluency`` is a share of the effort, ``learning_rate`` is in
+    the unit of the softmax's logits.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.

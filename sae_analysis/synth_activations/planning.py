@@ -36,7 +36,7 @@ class SynthSettings:
     """Steps of the stage in embedding space; 0 leaves it out."""
 
     learning_rate: float = 0.2
-    """Of that stage."""
+    """Size of its steps: Adam's learning rate, in the unit of the softmax's logits."""
 
     fluency: float = 0.4
     """Share of the effort for sequences that read like text, from 0 to 1."""

@@ -66,7 +66,10 @@ class Population:
         return self.ids[places[:, None], first[np.arange(len(places))[:, None], turn]]
 
     def put(self, place: int, slot: int, ids: Ids, value: float, position: int) -> None:
-        """Replace what is in a slot; what else is known of it is the caller's to say."""
+        """Replace what is in a slot; ``value`` is an activation or margin, as in ``Scores``.
+
+        What else is known of it is the caller's to say.
+        """
         self.ids[place, slot], self.value[place, slot], self.position[place, slot] = ids, value, position
         self.has_held[place, slot] = True
         self.cross_entropy[place, slot] = np.nan

@@ -23,7 +23,7 @@ class Relaxed:
     """What came of the mixtures."""
 
     value: Float[Tensor, " sequences"]
-    """Value of the mixtures themselves."""
+    """Activation at the mixtures themselves, or the margin that it lacks, as in ``Scores``."""
 
     mixtures: Float[Tensor, "sequences seq allowed"]
     """Shares of the candidate tokens in each place."""

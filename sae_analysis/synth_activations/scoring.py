@@ -36,13 +36,13 @@ class Reading:
 
     ids: Ids
     activations: tuple[float, ...]
-    """At each token."""
+    """Activation at each token."""
 
     peak: int
     """Where the activation is largest; where nothing fires, the pre-activation. The first place among equals."""
 
     pre_activation: float
-    """At the peak."""
+    """Pre-activation at the peak."""
 
     cross_entropy: float | None
     """Nats per token, the first one given BOS where there is BOS; None for a single token without one."""

@@ -21,8 +21,10 @@ class SearchSettings:
     """Share of them spent on sequences that read like text."""
 
     n_steps: int = 30
+    """Steps of the stage in embedding space; 0 leaves it out."""
+
     learning_rate: float = 0.2
-    """Steps of the stage in embedding space, and their size; no steps leave it out."""
+    """Size of its steps: Adam's learning rate, in the unit of the softmax's logits."""
 
     population: int = 8
     children: int = 16
@@ -60,6 +62,8 @@ class Found:
 
     ids: tuple[int, ...]
     value: float
+    """Activation at ``position``, or the margin that it lacks, as in ``Scores``."""
+
     position: int
     provenance: str
     """What the population began with that it came from: ``random``, ``real text``, ``another feature`` …"""
@@ -82,7 +86,8 @@ class Searched:
     """Of this feature; what several share is divided."""
 
     convergence: tuple[tuple[int, float], ...]
-    """(token-evaluations, best so far) at every improvement."""
+    """(token-evaluations, largest activation so far, below zero what it lacks to fire) at every improvement."""
 
     relaxation: tuple[float, float] | None
-    """Value of the mixtures in embedding space, and of their likeliest tokens; None where there were none."""
+    """Activation at the mixtures in embedding space and at their likeliest tokens, or what it lacks; None where there
+    were none."""

@@ -31,16 +31,16 @@ TINT = 0.22
 
 @dataclass(slots=True)
 class Column:
-    """A column being filled from the top: what is set next begins at ``y``."""
+    """A column being filled from the top, all in points: what is set next begins at ``y``."""
 
     sheet: Sheet
     x: float
     y: float
     width: float
     free_from: float = math.inf
-    """Where the column beside it ends."""
+    """Where the column beside it ends, in points from the top of the page."""
     free_width: float = 0.0
-    """Width from there on."""
+    """Width from there on, in points."""
     is_wide: bool = False
 
     def widen(self) -> None:
@@ -50,7 +50,7 @@ class Column:
 
     @property
     def right(self) -> float:
-        """Right edge."""
+        """Right edge, in points."""
         return self.x + self.width
 
     def take(self, height: float) -> Box:
@@ -60,7 +60,7 @@ class Column:
         return box
 
     def paragraph(self, pieces: Sequence[Piece], *, size: float, colour: Colour) -> None:
-        """Set a sentence, the tokens quoted in it on a faint ground."""
+        """Set a sentence at a size in points, the tokens quoted in it on a faint ground."""
         theme = self.sheet.theme
         leading = BODY_LEADING if size == BODY else SMALL_LEADING
         for line in set_lines(pieces, self.width, size):
@@ -78,7 +78,10 @@ class Column:
         self.paragraph(plain(text), size=SMALL, colour=self.sheet.theme.quiet)
 
     def row(self, label: Callable[[float], Line], value: str, part: float, tint: Colour, numbers: float) -> None:
-        """Set a row of a table: a label on a bar as long as its part of the longest, and its value at the right."""
+        """Set a row of a table: a label on a bar as long as its part of the longest, and its value at the right.
+
+        ``part`` is a share of one; ``numbers`` are the points that the widest value takes.
+        """
         place = self.take(ROW)
         room = place.width - numbers - 4
         self.sheet.rectangle(Box(place.x, place.y + 1, room * max(0.0, part), ROW - 2), tint)

@@ -47,7 +47,7 @@ _DECADE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """One of the two axes: its name with the unit, its ends, and how its numbers are written."""
+    """One of the two axes: its name with the unit, its ends in this unit, and how its numbers are written."""
 
     name: str
     low: float
@@ -58,7 +58,7 @@ class Axis:
 
     @classmethod
     def over(cls, name: str, values: Iterable[float], *, label: Label = tick) -> "Axis":
-        """Return an even axis with room for all values; one that ends at zero ends there."""
+        """Return an even axis with room for all values, of any unit; one that ends at zero ends there."""
         known = [*values]
         low, high = min(known), max(known)
         spare = _ROOM * (high - low) or abs(high) / 2 or 1.0
@@ -77,7 +77,7 @@ class Axis:
 
     @classmethod
     def of_ratios(cls, name: str, values: Iterable[float]) -> "Axis":
-        """Return a logarithmic axis with room for all values, which must be positive."""
+        """Return a logarithmic axis with room for all ratios, which must be positive."""
         known = [*values]
         low, high = min(known), max(known)
         high = max(high, _LEAST_RATIO * low)
@@ -90,13 +90,13 @@ class Axis:
         return cls(name=f"{name}, log scale", low=low, high=last, is_log=True, is_count=True, label=count_tick)
 
     def fraction(self, value: float) -> float:
-        """Return where a value lies between the ends, in [0, 1]."""
+        """Return where a value of the axis's unit lies between the ends, in [0, 1]."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def choices(self) -> Iterator[list[float]]:
-        """Yield lists of round numbers between the ends, from many to few."""
+        """Yield lists of round numbers between the ends, in the unit of the axis, from many to few."""
         by_decades = self.is_log and self.high > _DECADE * self.low
         for ticks in (decade_choices if by_decades else round_choices)(self.low, self.high):
             yield [value for value in ticks if not self.is_count or math.isclose(value, round(value))]
@@ -131,19 +131,22 @@ def _apart(axis: Axis, height: float) -> list[float]:
 
 
 def draw_steps(axes: Axes, points: Points, end: float, colour: Colour, width: float) -> None:
-    """Draw values that each hold until the next one, the last until ``end``."""
+    """Draw values that each hold until the next one, the last until ``end``, in the units of the axes.
+
+    ``width`` of the line is in points.
+    """
     if points:
         xs, ys = zip(*points, strict=True)
         axes.step([*xs, end], [*ys, ys[-1]], where="post", color=colour, linewidth=width)
 
 
 def draw_dashes(axes: Axes, value: float, colour: Colour) -> None:
-    """Draw a level to compare with."""
+    """Draw a level to compare with, in the unit of the upward axis."""
     axes.axhline(value, color=colour, linewidth=0.9, dashes=(4, 2.5))
 
 
 def draw_dots(axes: Axes, points: Points, face: Colour, edge: Colour, size: float) -> None:
-    """Draw points, filled or hollow."""
+    """Draw points in the units of the axes, filled or hollow; their ``size`` is in typographic points."""
     xs, ys = zip(*points, strict=True) if points else ((), ())
     axes.plot(
         xs, ys, "o", markersize=size, markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.8, clip_on=False
@@ -151,7 +154,7 @@ def draw_dots(axes: Axes, points: Points, face: Colour, edge: Colour, size: floa
 
 
 def held_at(points: Points, levels: Sequence[float]) -> np.ndarray:
-    """Return the values of steps at some levels, ``[levels]``; 0 before the first."""
+    """Return the values of steps at some levels, ``[levels]``, each in the unit of its axis; 0 before the first."""
     xs = np.array([x for x, _ in points])
     values = np.array([0.0, *(value for _, value in points)])
     return values[np.searchsorted(xs, levels, side="right")]

@@ -14,7 +14,7 @@ _PERCENT_FROM = 1e-5
 
 
 def number(value: float | None) -> str:
-    """Return three significant digits; a power of ten where plain digits would be mostly zeros.
+    """Return three significant digits, of any unit; a power of ten where plain digits would be mostly zeros.
 
     >>> number(0.07123), number(1.0), number(-12345.0)
     ('0.0712', '1.00', '−12,300')
@@ -33,12 +33,12 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Return ``number`` with its sign always shown."""
+    """Return ``number``, of any unit, with its sign always shown."""
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def tick(value: float) -> str:
-    """Return a round number for an axis: no more digits than it has."""
+    """Return a round number for an axis of any unit: no more digits than it has."""
     if value == 0 or _PLAIN_FROM <= abs(value) < _PLAIN_BELOW:
         return f"{value:,.10g}".replace("-", MINUS)
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -48,7 +48,7 @@ def tick(value: float) -> str:
 
 
 def signed_tick(value: float) -> str:
-    """Return ``tick`` with its sign always shown."""
+    """Return ``tick``, of any unit, with its sign always shown."""
     return f"+{tick(value)}" if value > 0 else tick(value)
 
 
@@ -83,7 +83,7 @@ def count(value: int) -> str:
 
 
 def count_tick(value: float) -> str:
-    """Return a round count for an axis: no more digits than it has.
+    """Return a round count, the unit being one, for an axis: no more digits than it has.
 
     >>> count_tick(2000.0), count_tick(20_000.0).replace(NO_BREAK, " ")
     ('2,000', '20 k')

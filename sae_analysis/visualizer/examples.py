@@ -44,7 +44,7 @@ def shown_count(stats: FeatureStats) -> int:
 
 
 def top_examples(column: Column, stats: FeatureStats, scale: float) -> None:
-    """Set the strongest examples, or why there are none."""
+    """Set the strongest examples, or why there are none; ``scale`` is the activation of full colour."""
     with column.sheet.panel("examples"):
         if stats.examples:
             if scale > 0:
@@ -100,7 +100,10 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
 
 
 def example_list(column: Column, items: Sequence[ActivationExample], scale: float, first_row: int = 0) -> None:
-    """Set examples one below the other: text with coloured tokens, value at the right, source below it."""
+    """Set examples one below the other: text with coloured tokens, value at the right, source below it.
+
+    ``scale`` is the activation of full colour.
+    """
     for row, example in enumerate(items, first_row):
         column.widen()
         _example(column, example, scale, row)
@@ -187,7 +190,10 @@ def _line_under(sheet: Sheet, box: Box) -> None:
 
 
 def banded_examples(column: Column, stats: FeatureStats, scale: float) -> None:
-    """Set examples over the range of the activation: what looks clean at its top is often not below it."""
+    """Set examples over the range of the activation: what looks clean at its top is often not below it.
+
+    ``scale`` is the activation of full colour.
+    """
     if not any(band.examples for band in stats.example_bands):
         return
     with column.sheet.panel("bands"):
@@ -218,7 +224,10 @@ def _fluent_others(stats: FeatureStats) -> list[ActivationExample]:
 
 
 def frontier_examples(column: Column, stats: FeatureStats, scale: float) -> None:
-    """Set the strongest examples at lower levels of cross-entropy: what fires it that reads more like text."""
+    """Set the strongest examples at lower levels of cross-entropy: what fires it that reads more like text.
+
+    ``scale`` is the activation of full colour.
+    """
     shown = frontier_shown(stats)
     if not shown:
         return
@@ -236,7 +245,10 @@ def _shortest(stats: FeatureStats) -> tuple[ActivationExample, ...]:
 
 
 def shortest_example(column: Column, stats: FeatureStats, scale: float) -> None:
-    """Set what is left of the strongest example without the tokens that it can do without."""
+    """Set what is left of the strongest example without the tokens that it can do without.
+
+    ``scale`` is the activation of full colour.
+    """
     shown = _shortest(stats)
     if not shown:
         return

@@ -38,7 +38,7 @@ Mark = tuple[float, Colour, str]
 
 
 def whole(value: float) -> str:
-    """Return a count on an axis."""
+    """Return a count, the unit being one, on an axis."""
     return count(round(value))
 
 
@@ -54,7 +54,7 @@ class Look:
     exponents: bool = False
     """Whether the edges are powers of ten: ticks then stand at round numbers, not at round exponents."""
     rug: tuple[float, ...] = ()
-    """Values marked below the bars: the features that were asked for."""
+    """Values marked below the bars, in the unit of the edges: the features that were asked for."""
     marks: tuple[Mark, ...] = ()
     """Values marked by lines; the axis, which must grow geometrically and hold nothing below zero, goes on as far as
     they lie, unless that is too far."""
@@ -194,6 +194,8 @@ def draw_histogram(sheet: Sheet, box: Box, histogram: Histogram, look: Look) -> 
 def apart(places: Sequence[float], gap: float) -> list[float]:
     """Return ascending places moved so that no two are closer than a gap, and none further than it must be.
 
+    Places and gap are in one unit: on pages, points.
+
     >>> apart([10.0, 12.0, 40.0], 8.0)
     [7.0, 15.0, 40.0]
     """
@@ -205,7 +207,7 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 
 
 def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[float], look: Look) -> None:
-    """Draw one value per bin from zero, over bins of the width they have: rates by position."""
+    """Draw rates by position: the share of each bin from zero, over bins of the width they have, in tokens."""
     area = Box(box.x + AXIS_LEFT, box.y, box.width - AXIS_LEFT, box.height - AXIS_BELOW)
     tallest = max(rates)
     ceiling = tallest * _CEILING if tallest > 0 else 1.0
@@ -226,7 +228,7 @@ def draw_rates(sheet: Sheet, box: Box, edges: Sequence[float], rates: Sequence[f
 def frame(
     axes: Axes, x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False, log_y: bool = False
 ) -> None:
-    """Fix the scales and limits of bare axes."""
+    """Fix the scales of bare axes and their limits, in the unit of each."""
     for is_log, axis, rescale in ((log_x, axes.xaxis, axes.set_xscale), (log_y, axes.yaxis, axes.set_yscale)):
         if is_log:
             rescale("log")
@@ -250,7 +252,7 @@ def _count_ticks(tallest: int) -> list[float]:
 
 
 def label_left(sheet: Sheet, area: Box, y: float, label: str, *, ruled: bool) -> None:
-    """Set a label left of the plot at height ``y``, with a hairline across; too long a label stands on the line."""
+    """Set a label left of the plot at ``y`` points, with a hairline across; too long a label stands on the line."""
     sheet.rectangle(Box(area.x, y - 0.25, area.width, 0.5), sheet.theme.faint if ruled else sheet.theme.quiet)
     if width_of(label, SMALL) <= AXIS_LEFT - 3:
         sheet.text(area.x - 3, y + 0.32 * SMALL, label, colour=sheet.theme.quiet, align="right")
@@ -259,7 +261,10 @@ def label_left(sheet: Sheet, area: Box, y: float, label: str, *, ruled: bool) ->
 
 
 def labels_below(sheet: Sheet, area: Box, choices: Iterable[Sequence[tuple[float, str]]], lowered: float = 0.0) -> None:
-    """Set labels below the plot: the first choice whose labels fit side by side, moved in at the plot's ends."""
+    """Set labels below the plot: the first choice whose labels fit side by side, moved in at the plot's ends.
+
+    Places, and how far all are ``lowered``, are in points.
+    """
     sheet.rectangle(Box(area.x, area.bottom - 0.25, area.width, 0.5), sheet.theme.quiet)
     for places in choices:
         spans = [_span(x, label, area) for x, label in places]

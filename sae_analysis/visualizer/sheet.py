@@ -43,12 +43,12 @@ class Box:
 
     @property
     def right(self) -> float:
-        """Right edge."""
+        """Right edge, in points."""
         return self.x + self.width
 
     @property
     def bottom(self) -> float:
-        """Lower edge."""
+        """Lower edge, in points."""
         return self.y + self.height
 
 
@@ -64,7 +64,7 @@ class Lettering:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The background of one token, or of its part of a character it shares."""
+    """The background of one token, whose activation is ``value``, or of its part of a character it shares."""
 
     panel: str
     row: int
@@ -128,7 +128,7 @@ class Sheet:
         align: Literal["left", "centre", "right"] = "left",
         width: float | None = None,
     ) -> float:
-        """Set one line, shortened in the middle if ``width`` is given and too small; return its advance."""
+        """Set one line, shortened in the middle if wider than a given ``width``; return its advance. All in points."""
         shown = text if width is None else shorten(text, width, size)
         shaped = shape(shown)
         advance = shaped.advance * size
@@ -153,7 +153,7 @@ class Sheet:
         colour: Colour | None = None,
         bold_token: int | None = None,
     ) -> None:
-        """Set a line of tokens; the pieces of ``bold_token`` bold and underlined, signs quiet."""
+        """Set a line of tokens at so many points; the pieces of ``bold_token`` bold and underlined, signs quiet."""
         for place in line.placed:
             piece, left = place.piece, x + place.x
             bold = bold_token is not None and bold_token in piece.owners
@@ -169,7 +169,7 @@ class Sheet:
         self._rectangles.append((box, colour))
 
     def cell(self, row: int, token: int, value: float, colour: Colour, box: Box) -> None:
-        """Fill the background of one token of the panel's example ``row``."""
+        """Fill the background of one token of the panel's example ``row``; ``value`` is its activation."""
         self._cells.append(Cell(self._panel, row, token, value, colour, box))
         if colour != self.theme.paper:
             self.rectangle(box, colour)
@@ -179,7 +179,7 @@ class Sheet:
         self._plots.append((self._panel, box, draw))
 
     def finish(self, height: float, dpi: int) -> Page:
-        """Make the figure."""
+        """Make the figure, ``height`` points high."""
         figure = Page(figsize=(PAGE_WIDTH / 72, height / 72), dpi=dpi, facecolor=self.theme.paper)
         figure.set_layout_engine("none")  # whatever the reader's settings ask for, the layout is done
         figure.plots = {}
@@ -249,12 +249,12 @@ def bare(axes: Axes) -> None:
 
 
 def width_of(text: str, size: float) -> float:
-    """Return the advance of a line of text."""
+    """Return the advance of a line of text, in points as its ``size``."""
     return shape(text).advance * size
 
 
 def shorten(text: str, width: float, size: float) -> str:
-    """Return the text, its middle replaced by an ellipsis where it is wider than ``width``."""
+    """Return the text, its middle replaced by an ellipsis where it is wider than ``width`` points."""
     if width_of(text, size) <= width:
         return text
     # Single characters are shaped once and say about how many fit; shaping every length tried took a quarter of a page.

@@ -121,5 +121,5 @@ def relaxation(column: Column, stats: FeatureStats, search: FeatureSearch, colou
 
 
 def words(text: str, width: float) -> Line:
-    """Return words of ours as the label of a row."""
+    """Return words of ours as the label of a row at most ``width`` points long."""
     return set_lines(plain(shorten(text, width, BODY)), width, BODY)[0]

@@ -46,7 +46,7 @@ class Theme:
     synthetic: Colour
 
     def activation(self, value: float, scale: float) -> Colour:
-        """Return the colour behind a token: paper at zero, the hue of its sign in full at ``scale`` and beyond."""
+        """Return the colour behind a token by its activation: paper at zero, its sign's full hue from ``scale`` on."""
         if not scale > 0 or value == 0 or value != value:  # noqa: PLR0124 - only NaN differs from itself
             return self.paper
         end = self.positive if value > 0 else self.negative

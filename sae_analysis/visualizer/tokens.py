@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A piece on its line."""
+    """A piece on its line: where it begins and how wide it is, in the unit of the type's size (points)."""
 
     piece: Piece
     x: float
@@ -80,7 +80,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line, its pieces in the order they are seen."""
+    """One line, its pieces in the order they are seen; its width is in the unit of the type's size (points)."""
 
     placed: tuple[Placed, ...]
     width: float
@@ -268,7 +268,7 @@ def _is_arabic(text: str) -> bool:
 
 
 def set_lines(pieces: Sequence[Piece], width: float, size: float) -> list[Line]:
-    """Return the pieces wrapped at ``width``, each line in the order it is seen."""
+    """Return the pieces wrapped at ``width``, in points as their ``size``, each line in the order it is seen."""
     rightwards = _reads_leftwards(pieces)
     rows: list[list[Piece]] = [[]]
     filled = 0.0
@@ -288,7 +288,7 @@ def set_round(pieces: Sequence[Piece], keep: int, width: float, size: float, mos
     """Return at most ``most_lines`` lines that hold the first piece of token ``keep``.
 
     What does not fit is cut at both ends, two thirds of the room going to what comes before: that is what a causal
-    model has seen. An ellipsis stands for each end that was cut.
+    model has seen. An ellipsis stands for each end that was cut. ``width`` and ``size`` are in points.
     """
     words = _words(pieces)
     centre = next((at for at, word in enumerate(words) if any(keep in piece.owners for piece in word)), 0)
@@ -327,7 +327,7 @@ def _window(widths: Sequence[Callable[[], float]], centre: int, room: float) -> 
 
 
 def set_label(token: str, width: float, size: float) -> Line:
-    """Return a token on one line with every space shown, cut at its end where it is too long."""
+    """Return a token on one line with every space shown, cut at its end where it is longer than ``width`` points."""
     pieces = pieces_of([token], spaces_shown=True)
     room = width - ELLIPSIS.width(size)
     kept: list[Piece] = []
