@@ -46,7 +46,10 @@ class Norms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitEffects:
-    """What one feature's decoder direction does to the logits; empty where no linear path leads there."""
+    """What one feature's decoder direction does to the logits; empty where no linear path leads there.
+
+    Source: Bloom and Lin 2024, "Understanding SAE features with the logit lens", for the shape of their distribution.
+    """
 
     boosted: TokenValues = ()
     suppressed: TokenValues = ()

@@ -67,7 +67,9 @@ class FiringReader:
         """Return what the last token's logits lose without the feature there.
 
         What the feature adds to the reconstruction is taken off the activation that the SAE writes to; what the SAE
-        does not explain stays. Source: the ablations of Bricken et al. 2023, "Towards Monosemanticity".
+        does not explain stays.
+
+        Source: the ablations of Bricken et al. 2023, "Towards Monosemanticity".
         """
         site, batch = self._site, self._batch([ids, ids])
         without_it = with_it.clone()

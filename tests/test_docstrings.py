@@ -1,15 +1,18 @@
-"""Public docstrings say what a caller cannot see from the name: shapes, errors, and what a number is a number of.
+"""Docstrings say what a caller cannot see from the name: shapes, errors, units of numbers, and whose idea it is.
 
 Units are looked for as words: what says nothing is found, not what says something wrong, and to a function of several
-numbers one word is enough. Fields of records answer one by one.
+numbers one word is enough. Fields of records answer one by one. A source is an author with a year, or a repository.
 """
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import sae_analysis
-from sae_analysis import errors
+from sae_analysis import errors, sae_formats
+from sae_analysis.sae_interface.autoencoder import InputNorm
+from sae_analysis.sae_interface.rules import ActivationRule
 
 PACKAGE = Path(sae_analysis.__file__).parent
 OURS = {name for name in vars(errors) if name.endswith("Error")}
@@ -25,6 +28,36 @@ UNIT = re.compile(
     re.IGNORECASE,
 )
 """What a real number can be a number of."""
+
+WORK = re.compile(r"\b[A-Z]\w+ (et al\. |and [A-Z]\w+ )?(19|20)\d\d\b|\b[\w-]+/[\w-]+\b")
+"""An author with a year, or a repository."""
+
+SOURCES = {
+    "accumulators/dictionary.py FitStatistics": "Gao et al. 2024",
+    "accumulators/examples.py _mix": "Steele, Lea and Flood 2014",
+    "comparison/__init__.py _overlap": "Ioffe 2010",
+    "comparison/tails.py Tail": "Pickands 1975",
+    "corpus/windows.py norm_outliers": "Xiao et al. 2023",
+    "directions.py LogitEffects": "Bloom and Lin 2024",
+    "exports/circuit_tracer.py": "circuit-tracer 0.5.0",
+    "exports/neuronpedia.py": "SAEDashboard 0.8.0",
+    "firings.py FiringReader _ablate": "Bricken et al. 2023",
+    "language_model/base.py LanguageModel logit_effects": "Elhage et al. 2021",
+    "language_model/tokens.py _byte_alphabet": "Radford et al. 2019",
+    "records/examples.py Ablation": "Kullback and Leibler 1951",
+    "sae_interface/autoencoder.py MatchingPursuit": "Costa et al. 2025",
+    "sae_interface/screening.py Screen": "Higham 2002",
+    "synth_activations/evaluation.py Evaluator gradient": "Zou et al. 2023",
+    "synth_activations/evaluation.py Fluency": "Thompson, Straznickas and Sklar 2024",
+    "synth_activations/fluency.py FluentPopulation": "Mouret and Clune 2015",
+    "synth_activations/relaxation.py relax": "Guo et al. 2021",
+    "synth_activations/report.py Reporter _shortest": "Foote et al. 2023",
+    "synth_activations/report.py frontier": "Thompson, Straznickas and Sklar 2024",
+    "synth_activations/scoring.py Reader attribution": "Li, Monroe and Jurafsky 2016",
+    "synth_activations/search.py Search": "Thompson, Straznickas and Sklar 2024",
+    "visualizer/tokens.py _as_seen": "Unicode Standard Annex 9",
+}
+"""Whose method it is, for what no rule below finds by itself."""
 
 
 def modules():
@@ -126,6 +159,56 @@ def test_every_real_number_of_a_record_says_what_it_is_a_number_of():
     missing = {place: fields_without_unit(node) for place, node in public(ast.ClassDef)}
     assert len(missing) > 100
     assert {place: what for place, what in missing.items() if what} == {}
+
+
+def all_docstrings():
+    """Return every docstring of the library by where it stands, those of modules and private functions too."""
+
+    def within(node, place):
+        yield place, ast.get_docstring(node) or ""
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef):
+                yield from within(child, f"{place} {child.name}")
+
+    return {place: said for path, module in modules() for place, said in within(module, path)}
+
+
+def concrete(kind):
+    """Yield every subclass that can be made, however deep."""
+    for one in kind.__subclasses__():
+        yield from concrete(one)
+        if not inspect.isabstract(one):
+            yield one
+
+
+def source(said):
+    """Return what a docstring says under ``Source:``, on one line."""
+    return " ".join(said.partition("Source: ")[2].split())
+
+
+def test_what_is_taken_from_a_paper_or_a_library_names_it():
+    said = all_docstrings()
+    assert {place: work for place, work in SOURCES.items() if work not in source(said[place])} == {}
+
+
+def test_a_source_is_an_author_with_a_year_or_a_repository():
+    assert WORK.search(source("As known. Source: Gao et al.\n 2024, equation 3."))
+    assert WORK.search(source("Source: the bound is ours; rounding is of Higham 2002."))
+    assert WORK.search(source("Source: EleutherAI/sparsify."))
+    assert not WORK.search(source("Source: a paper of 2024, and common sense."))
+    assert not WORK.search(source("As Gao et al. 2024 have it."))
+
+
+def test_every_rule_norm_reader_and_measure_of_fit_names_its_source():
+    said = all_docstrings()
+    rules = [one for kind in (ActivationRule, InputNorm) for one in concrete(kind) if one.__module__.startswith("sae_")]
+    families = [f"sae_formats/{family.__name__.rpartition('.')[2]}.py" for family in sae_formats._FAMILIES]
+    measures = [place for place, _ in public(ast.FunctionDef) if place.startswith("reconstruction/fit.py ")]
+    assert len(rules) >= 10
+    assert len(families) >= 9
+    assert len(measures) >= 5
+    found = {one.__name__: one.__doc__ or "" for one in rules} | {place: said[place] for place in families + measures}
+    assert {name for name, docstring in found.items() if not WORK.search(source(docstring))} == set()
 
 
 def test_the_public_surface_is_there_and_all_of_it_is_described():

@@ -66,7 +66,11 @@ class DictionaryStatistics:
 
 
 class FitStatistics:
-    """Explained variance, cosine and L0 from batch totals, added without rounding."""
+    """Explained variance, cosine and L0 from batch totals, added without rounding.
+
+    Source: explained variance is one less the normalised MSE of Gao et al. 2024, "Scaling and evaluating sparse
+    autoencoders"; cosine and L0 are those of saprmarks/dictionary_learning, ``evaluation.py``.
+    """
 
     _SCALARS = ("squared_input", "squared_error", "cosine")
 

@@ -84,7 +84,10 @@ def window_content(token_ids: IntArray) -> Priority:
 
 
 def _mix(state: Priority) -> Priority:
-    """Scramble 64-bit integers one to one. Source: splitmix64 (Steele, Lea and Flood 2014, figure 17)."""
+    """Scramble 64-bit integers one to one.
+
+    Source: splitmix64 of Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17.
+    """
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

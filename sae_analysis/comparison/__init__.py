@@ -196,7 +196,10 @@ def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _overlap(a: dict[int, float], b: dict[int, float]) -> float:
-    """Return the weighted Jaccard index of two sets of active features, by magnitude."""
+    """Return the weighted Jaccard index of two sets of active features, by magnitude.
+
+    Source: Ioffe 2010, "Improved consistent sampling, weighted minhash and L1 sketching".
+    """
     either = a.keys() | b.keys()
     pairs = [(abs(a.get(feature, 0.0)), abs(b.get(feature, 0.0))) for feature in either]
     most = sum(max(pair) for pair in pairs)

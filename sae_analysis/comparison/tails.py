@@ -1,9 +1,8 @@
 """How far real text would go: the tail of a feature's activations, fitted, and what it says of a longer scan.
 
-Activations above a threshold are taken for a generalised Pareto distribution (Pickands 1975, "Statistical inference
-using extreme order statistics"). Its shape and scale are not estimated but weighed, all of them, by their posterior
-on a grid: few exceedances leave much open, and the intervals say so. Firings are taken for independent; those that
-come in bursts are fewer than they seem.
+Activations above a threshold are taken for a generalised Pareto distribution. Its shape and scale are not estimated
+but weighed, all of them, by their posterior on a grid: few exceedances leave much open, and the intervals say so.
+Firings are taken for independent; those that come in bursts are fewer than they seem.
 """
 
 from dataclasses import dataclass
@@ -46,7 +45,10 @@ class Interval:
 
 
 class Tail:
-    """The largest activations of one feature on some text."""
+    """The largest activations of one feature on some text, as a generalised Pareto distribution.
+
+    Source: Pickands 1975, "Statistical inference using extreme order statistics"; the prior and the grid are ours.
+    """
 
     def __init__(self, *, edges: np.ndarray, counts: np.ndarray, largest: float, token_count: int) -> None:
         """Fit; see ``fitted_tail`` for how to come by one.

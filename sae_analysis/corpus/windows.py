@@ -341,6 +341,9 @@ def norm_outliers(
     """Mark kept tokens whose norm exceeds ``multiple`` times the median over the kept tokens of their window.
 
     Attention sinks are such tokens. The window is the reference so that the answer does not depend on the batch.
+
+    Source: Xiao et al. 2023, "Efficient streaming language models with attention sinks"; Sun et al. 2024, "Massive
+    activations in large language models", for knowing them by their norm. The multiple is the caller's.
     """
     median = norms.masked_fill(~keep, float("nan")).nanmedian(dim=1, keepdim=True).values
     return keep & (norms > multiple * median)

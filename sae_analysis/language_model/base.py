@@ -258,8 +258,9 @@ class LanguageModel(ABC):
         """Return how much one unit along each direction changes each logit, if nothing later in the model reacts.
 
         Float32, centred over the vocabulary; the final norm's gain is folded in, its data-dependent scale is left
-        out. None where the way from the hook to the logits is not linear. Source: the direct path of Elhage et al.
-        2021, "A Mathematical Framework for Transformer Circuits".
+        out. None where the way from the hook to the logits is not linear.
+
+        Source: the direct path of Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
         """
         tap = self.tap(hook)
         if not tap.is_linear:

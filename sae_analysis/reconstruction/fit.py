@@ -20,7 +20,10 @@ def update_fit(
     reconstruction: Float[Tensor, "tokens d_out"],
     code: SparseCode,
 ) -> None:
-    """Add a batch of kept tokens to the statistics of explained variance, cosine and L0."""
+    """Add a batch of kept tokens to the statistics of explained variance, cosine and L0.
+
+    Source: as ``FitStatistics``: Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
+    """
     error = (target - reconstruction).double()
     cosine = torch.nn.functional.cosine_similarity(target, reconstruction, dim=-1)
     fit.update(
@@ -54,12 +57,19 @@ class SplicedLoss:
 
     @property
     def recovered_against_zero(self) -> float:
-        """Share of the loss added by zeroing that the reconstruction avoids; 1 is lossless."""
+        """Share of the loss added by zeroing that the reconstruction avoids; 1 is lossless.
+
+        Source: loss recovered of Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse
+        autoencoders"; ``frac_recovered`` of saprmarks/dictionary_learning.
+        """
         return (self.zero - self.spliced) / (self.zero - self.clean)
 
     @property
     def recovered_against_mean(self) -> float:
-        """Share of the loss added by mean-ablation that the reconstruction avoids; 1 is lossless."""
+        """Share of the loss added by mean-ablation that the reconstruction avoids; 1 is lossless.
+
+        Source: the mean-ablation of Wang et al. 2022, "Interpretability in the wild".
+        """
         return (self.mean - self.spliced) / (self.mean - self.clean)
 
 
@@ -72,6 +82,9 @@ def spliced_loss(site: Site, batches: Callable[[], Iterable[TokenBatch]]) -> Spl
 
     All positions of a window are replaced but BOS; predictions of kept tokens from the window's first token on count.
     The caller holds the grad mode.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity", for replacing activations by their reconstruction and
+    by zeros; Wang et al. 2022, "Interpretability in the wild", for their mean.
 
     Raises:
         FitError: fewer than two kept tokens in every window, so that nothing is predicted.
@@ -125,6 +138,9 @@ def _loss(site: Site, batch: TokenBatch, replace: Replacement, keep: Tensor) -> 
 
 def check_fit(explained_variance: float, description: str) -> None:
     """Refuse an SAE that explains less than the mean would.
+
+    Source: the mean is the baseline of the normalised MSE of Gao et al. 2024, "Scaling and evaluating sparse
+    autoencoders".
 
     Raises:
         FitError: explained variance is below zero or not a number.

@@ -62,7 +62,11 @@ class Synthesis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """What the model's next-token prediction at a peak owes to the feature: with it, less without it."""
+    """What the model's next-token prediction at a peak owes to the feature: with it, less without it.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity", for the ablation; Kullback and Leibler 1951, "On information
+    and sufficiency", for the divergence.
+    """
 
     divergence: float
     """Kullback-Leibler divergence of the prediction without the feature from the one with it, in nats."""

@@ -1,4 +1,7 @@
-"""Transcoders of circuit-tracer: ``layer_{i}.safetensors`` for every layer, with ``config.yaml`` for all."""
+"""Transcoders of circuit-tracer: ``layer_{i}.safetensors`` for every layer, with ``config.yaml`` for all.
+
+Source: safety-research/circuit-tracer 0.5.0, ``circuit_tracer/transcoder`` and ``utils/hf_utils.py``.
+"""
 
 import re
 from typing import Any

@@ -2,6 +2,8 @@
 
 A finished file takes raw activations. A mid-run backup holds biases for activations divided by ``norm_factor``, and
 is read with its biases multiplied by it, as the library itself does when it ends.
+
+Source: saprmarks/dictionary_learning at 60ec6bf (2025), ``dictionary.py``, ``training.py`` and ``trainers``.
 """
 
 import re

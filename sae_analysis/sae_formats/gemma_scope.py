@@ -1,6 +1,9 @@
 """Gemma Scope (``params.npz``) and Gemma Scope 2 (``params.safetensors``): JumpReLU SAEs and transcoders of Gemma.
 
 What the first release reads is said by its folders alone (``gemma-scope-2b-pt-res/layer_20/width_16k/...``).
+
+Source: Lieberum et al. 2024, "Gemma Scope"; of the second release, the keys of decoderesearch/SAELens,
+``sae_lens/loading/pretrained_sae_loaders.py``.
 """
 
 import re

@@ -3,6 +3,8 @@
 All are trained on activations scaled to an average norm of sqrt(d_model). Llama Scope states its threshold for raw
 activations, so its SAEs are brought into raw units first; the later ones state theirs for scaled activations, so the
 scale is folded into the encoder's input and taken back after the decoder.
+
+Source: He et al. 2024, "Llama Scope"; OpenMOSS/Language-Model-SAEs at 95281ac (2026).
 """
 
 import math

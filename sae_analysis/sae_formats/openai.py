@@ -1,4 +1,7 @@
-"""Checkpoints of openai/sparse_autoencoder: one ``.pt`` a layer, with the activation's name among the tensors."""
+"""Checkpoints of openai/sparse_autoencoder: one ``.pt`` a layer, with the activation's name among the tensors.
+
+Source: openai/sparse_autoencoder at 4965b94, ``sparse_autoencoder/model.py``, of Gao et al. 2024.
+"""
 
 import re
 from typing import Any

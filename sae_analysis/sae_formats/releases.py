@@ -1,4 +1,8 @@
-"""Single releases with a layout of their own: Neel Nanda's for one-layer models and kin, Goodfire, Qwen Scope."""
+"""Single releases with a layout of their own: Neel Nanda's for one-layer models and kin, Goodfire, Qwen Scope.
+
+Source: neelnanda-io/1L-Sparse-Autoencoder at bcae013, ``utils.py``; for the others decoderesearch/SAELens,
+``sae_lens/loading/pretrained_sae_loaders.py``.
+"""
 
 import re
 from typing import Any

@@ -3,6 +3,8 @@
 Before version 6 the configuration was flat and used other names; since then what concerns the model is under
 ``metadata``. Training checkpoints are read as the library would finish them: scaling and whitening folded in,
 BatchTopK by its threshold.
+
+Source: decoderesearch/SAELens 6.18.0 and 6.54.12, ``sae_lens/saes`` and ``sae_lens/loading/pretrained_sae_loaders.py``.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""Checkpoints of EleutherAI/sparsify: a folder per hookpoint with ``cfg.json`` and ``sae.safetensors``."""
+"""Checkpoints of EleutherAI/sparsify: a folder per hookpoint with ``cfg.json`` and ``sae.safetensors``.
+
+Source: EleutherAI/sparsify 1.3.3, ``sparsify/config.py``, ``sparse_coder.py`` and ``fused_encoder.py``.
+"""
 
 from typing import Any
 

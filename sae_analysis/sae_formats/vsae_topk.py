@@ -3,6 +3,9 @@
 Inference is by the mean, whatever variance was learnt beside it. Four generations differ in where the bias stands and
 in whether the mean is rectified before the k largest are chosen; two of the latter share their version string, so
 that only data can tell them apart.
+
+Source: ZachData/SPAR-Variational-Sparse-Autoencoders from 7938390 to ad03f7a (2025),
+``dictionary_learning/trainers/vsae_topk.py``.
 """
 
 from sae_analysis.errors import SAEFormatError

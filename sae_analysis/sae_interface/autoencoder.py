@@ -58,7 +58,10 @@ class InputNorm:
 
 
 class Centring(InputNorm):
-    """Takes each vector's mean off, as TransformerLens does with weights that write to the residual stream."""
+    """Takes each vector's mean off, as TransformerLens does with weights that write to the residual stream.
+
+    Source: TransformerLensOrg/TransformerLens, ``center_writing_weights``.
+    """
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
         """Return the mean over the entries of the activation vector as its shift."""
@@ -68,7 +71,7 @@ class Centring(InputNorm):
 class LayerNorm(InputNorm):
     """Mean off, divided by the unbiased standard deviation plus 1e-5, of which only the former is undone.
 
-    Source: Gao et al. 2024, appendix A, as in the code released with it.
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendix A, as in openai/sparse_autoencoder.
     """
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
@@ -83,7 +86,10 @@ class LayerNorm(InputNorm):
 
 
 class ConstantNorm(InputNorm):
-    """Scales each vector to the norm sqrt(d_in)."""
+    """Scales each vector to the norm sqrt(d_in).
+
+    Source: decoderesearch/SAELens, ``normalize_activations: constant_norm_rescale``.
+    """
 
     def moments(self, x: Float[Tensor, "*batch d_in"]) -> Moments:
         """Return the ratio of the vector's norm to sqrt(d_in)."""
@@ -252,7 +258,7 @@ class MatchingPursuit(SparseAutoencoder):
     """Features are taken one by one, each time the one whose decoder direction the residue holds most of.
 
     Source: Costa et al. 2025, "From flat to hierarchical: extracting sparse representations with matching pursuit",
-    algorithm 1; stopping as in SAELens.
+    algorithm 1; stopping as in decoderesearch/SAELens.
     """
 
     def __init__(
@@ -307,7 +313,10 @@ class MatchingPursuit(SparseAutoencoder):
 
 
 class Pursuit(ActivationRule):
-    """When a matching pursuit ends."""
+    """When a matching pursuit ends.
+
+    Source: decoderesearch/SAELens, ``matching_pursuit``.
+    """
 
     def __init__(self, *, most: int | None, tolerance: float, stop_on_repeat: bool) -> None:
         """End after ``most`` steps (None: d_in), at a residue of norm ``tolerance``, or when a feature comes again."""

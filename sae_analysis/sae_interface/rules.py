@@ -76,7 +76,11 @@ class SeparableRule(ActivationRule):
 
 
 class ReLU(SeparableRule):
-    """``max(pre, 0)``."""
+    """``max(pre, 0)``.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity"; Cunningham et al. 2023, "Sparse autoencoders find highly
+    interpretable features in language models".
+    """
 
     def floor(self) -> float:
         """Return the pre-activation zero."""
@@ -90,8 +94,9 @@ class ReLU(SeparableRule):
 class JumpReLU(SeparableRule):
     """``pre`` where it exceeds both a threshold and zero, else zero.
 
-    The threshold is one number a feature, or one for all, as BatchTopK SAEs have it after training. Source:
-    Rajamanoharan et al. 2024, "Jumping Ahead", equation 2; Bussmann et al. 2024, "BatchTopK", equation 5.
+    The threshold is one number a feature, or one for all, as BatchTopK SAEs have it after training.
+
+    Source: Rajamanoharan et al. 2024, "Jumping Ahead", equation 2; Bussmann et al. 2024, "BatchTopK", equation 5.
     """
 
     threshold: Tensor
@@ -197,8 +202,9 @@ class SelectingRule(ActivationRule):
 class TopK(SelectingRule):
     """The k largest of ``max(pre, 0)``, zero elsewhere; of equal ones torch chooses.
 
-    With ``rank_by`` a feature's rank is decided by ``pre * rank_by`` and its value stays ``pre``. Source: Gao et al.
-    2024, "Scaling and evaluating sparse autoencoders", equation 3, with the ReLU of section 2.3.
+    With ``rank_by`` a feature's rank is decided by ``pre * rank_by`` and its value stays ``pre``.
+
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", equation 3, with the ReLU of section 2.3.
     """
 
     rank_by: Tensor | None
@@ -238,7 +244,7 @@ class TopK(SelectingRule):
 class AbsTopK(SelectingRule):
     """The k largest by magnitude with their sign kept, zero elsewhere.
 
-    Source: "AbsTopK: Rethinking Sparse Autoencoders For Bidirectional Features" (2025), equation 8.
+    Source: Zhu, Khalili and Zhu 2025, "AbsTopK: Rethinking Sparse Autoencoders For Bidirectional Features", equation 8.
     """
 
     def select(
@@ -256,7 +262,7 @@ class AbsTopK(SelectingRule):
 class GroupMax(SelectingRule):
     """The dictionary is cut into k groups of neighbours; of each the largest ``max(pre, 0)`` is kept.
 
-    Source: EleutherAI's sparsify, activation "groupmax".
+    Source: EleutherAI/sparsify, activation "groupmax".
     """
 
     def select(

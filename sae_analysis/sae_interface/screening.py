@@ -8,8 +8,7 @@ float32 itself rounds to either side of one another can change places, as they c
 
 The bound, for ``z`` the encoder's input and ``w`` a feature's column, with hats on what bfloat16 makes of them:
 ``|z·w - ẑ·ŵ| <= |z - ẑ| |w| + |ẑ| |w - ŵ|`` (triangle, then Cauchy and Schwarz), all of which is measured and not
-assumed, plus what adding up in float32 rounds (Higham 2002, "Accuracy and stability of numerical algorithms", section
-3.1).
+assumed, plus what adding up in float32 rounds.
 """
 
 import copy
@@ -68,7 +67,11 @@ _LEAST = 2.0**-126
 
 
 class Screen:
-    """Encodes with an SAE of TopK or a separable rule on a CPU; not differentiable."""
+    """Encodes with an SAE of TopK or a separable rule on a CPU; not differentiable.
+
+    Source: the bound is ours (above); what adding up in float32 rounds is of Higham 2002, "Accuracy and stability of
+    numerical algorithms", section 3.1.
+    """
 
     def __init__(self, sae: SparseAutoencoder) -> None:
         """Lay the encoder's weights out in bfloat16, which takes half as much memory again.

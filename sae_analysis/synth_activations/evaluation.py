@@ -33,7 +33,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fluency:
-    """How far sequences read like text to the model itself."""
+    """How far sequences read like text to the model itself.
+
+    Source: Thompson, Straznickas and Sklar 2024, "Fluent dreaming for language models" (EPO).
+    """
 
     cross_entropy: Float[Tensor, " sequences"]
     """Mean surprise in nats per token; where no BOS is put in front, of all tokens but the first."""
@@ -121,6 +124,9 @@ class Evaluator:
 
         ``feature`` is a place in ``features``, ``position`` where the value is taken. The gradient of the value with
         respect to a one-hot choice of tokens, less what the present token has of it.
+
+        Source: Ebrahimi et al. 2018, "HotFlip"; Zou et al. 2023, "Universal and transferable adversarial attacks on
+        aligned language models" (GCG).
         """
         embeddings = self.site.model.embed(ids).detach().float()
         _, slope = self.slope(embeddings, feature, position)

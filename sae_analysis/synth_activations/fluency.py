@@ -23,6 +23,7 @@ class FluentPopulation(Population):
 
     No weight between fluency and activation has to be chosen: parents come from all levels, and a child competes with
     those of its own. ``promising`` holds places among the allowed tokens until these are put in order of slope.
+
     Source: the archive of Mouret and Clune 2015, "Illuminating search spaces by mapping elites".
     """
 

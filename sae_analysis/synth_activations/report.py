@@ -124,7 +124,10 @@ class Reporter:
         return [candidates[place] for place in best], [firing[place] for place in along]
 
     def _shortest(self, example: ActivationExample, feature: int) -> ActivationExample:
-        """Return what is left of an example when tokens go: its end, its beginning, then one by one."""
+        """Return what is left of an example when tokens go: its end, its beginning, then one by one.
+
+        Source: the pruning of Foote et al. 2023, "Neuron to Graph" (N2G), which keeps half of the activation.
+        """
         enough = SUFFICIENT * example.max_activation
         ids = example.token_ids[: example.peak_position + 1]
         ids = self._sufficient([example.token_ids, *(ids[begin:] for begin in range(len(ids)))], enough, feature)
@@ -231,6 +234,8 @@ def frontier(points: Sequence[tuple[float | None, float]]) -> list[int]:
     """Return the places of (cross-entropy, activation) that none equals or beats in both; both ascend.
 
     A point without cross-entropy is none of them.
+
+    Source: the Pareto frontier of Thompson, Straznickas and Sklar 2024, "Fluent dreaming for language models" (EPO).
     """
     fluent = [(entropy, -value, place) for place, (entropy, value) in enumerate(points) if entropy is not None]
     highest, chosen = -float("inf"), []

@@ -95,6 +95,9 @@ class Reader:
         """Return by how much the largest activation falls when each token alone is deleted.
 
         Without its only token a sequence has no activation left.
+
+        Source: the erasure of Li, Monroe and Jurafsky 2016, "Understanding neural networks through representation
+        erasure".
         """
         ids = reading.ids
         if len(ids) == 1:

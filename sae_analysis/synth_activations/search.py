@@ -42,7 +42,11 @@ _ANOTHER = "another feature"
 
 
 class Search:
-    """One run over some features; ``run`` spends the budget."""
+    """One run over some features; ``run`` spends the budget.
+
+    Source: populations along fluency are of Thompson, Straznickas and Sklar 2024, "Fluent dreaming for language models"
+    (EPO), swaps by slope of Zou et al. 2023 (GCG), operators weighed by what they gain of ADAPT 2026.
+    """
 
     def __init__(
         self,
