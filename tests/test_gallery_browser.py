@@ -125,6 +125,27 @@ def test_a_row_shows_its_pictures_and_a_link_to_it_comes_back(page):
     assert pictures(browser) == ["statistics_real.png"]
 
 
+@pytest.mark.parametrize("width", [1600, 1280, 1000])
+def test_every_column_is_seen_whole_and_beside_nothing_else(browser, tmp_path, width):
+    pairs = [make.comparison_pair(), make.comparison_pair(synthetic_is_dead=True), make.comparison_pair(potential=20.0)]
+    real, synthetic = make.results_of(pairs)
+    first, *others = real.features
+    best = first.examples[0]
+    tokens = ("unbroken" * 20, *best.tokens[1:])
+    real = replace(real, features=(replace(first, examples=(replace(best, tokens=tokens),)), *others))
+    Image.new("RGB", (2000, 2000)).save(tmp_path / "statistics_real.png")
+    browser.set_window_size(width, 900)
+    browser.get(write_gallery(tmp_path, [real, synthetic, compare(real, synthetic)]).as_uri())
+    pictures(browser)
+    page, table, shown = (browser.find_element("css selector", name) for name in ("main", ".table", "#pages"))
+    for cell in browser.find_elements("css selector", "th, td"):
+        assert cell.rect["x"] + cell.rect["width"] <= table.rect["x"] + table.rect["width"] + 0.5, cell.text
+    beside = table.rect["x"] + table.rect["width"] <= shown.rect["x"]
+    assert beside or table.rect["y"] + table.rect["height"] <= shown.rect["y"]
+    assert shown.rect["x"] + shown.rect["width"] <= page.rect["x"] + page.rect["width"]
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
 @pytest.mark.parametrize(
     "token", ["</script><script>document.title='owned'</script>", "<img src=x onerror=document.title='owned'>", "&amp;"]
 )
