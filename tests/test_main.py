@@ -430,7 +430,8 @@ def test_a_search_begins_with_the_corpus_or_with_a_real_result_of_it(searching, 
     by_corpus = synthetic_result(tmp_path)
     windows = by_corpus.provenance.options["real_windows"]
     assert windows > 0
-    assert f"Text:     {corpus_file}: {windows:,} windows\n" in capsys.readouterr().out
+    said = f"Text:     {corpus_file}: the search began from {windows:,} of its windows, where features fired\n"
+    assert said in capsys.readouterr().out
     assert main(typed(seq_len=128, features="0-4")) == 0
     assert main(searching(real=tmp_path / "out" / "real.json")) == 0
     by_result = synthetic_result(tmp_path)

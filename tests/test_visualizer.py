@@ -583,6 +583,24 @@ def test_sparkline_heights_are_log_counts_over_the_common_range():
     assert page.plots["feature 1"].get_xlim() == page.plots["feature 2"].get_xlim()
 
 
+@pytest.mark.parametrize(("many", "is_few"), [(1, True), (19, True), (20, False)])
+def test_a_histogram_of_few_firings_says_so_and_counts_on_an_even_scale(many, is_few):
+    values = [1.0 + 0.2 * at for at in range(many)]
+    fired = make.stats(7, histogram=make.histogram(values), active_count=many, max_activation=values[-1])
+    said = digits.counted(many, "firing")
+    page = feature_page(fired)
+    for panel in ("activation histogram", "positions"):
+        assert (f"only {said}" in words(page, panel)) == is_few
+    assert (page.plots["activation histogram"].get_yscale() == "linear") == is_few
+    assert ("tokens per bin, log scale" in words(page, "activation histogram")) != is_few
+    assert (said in words(summary_page({7: fired}, 1, HEADER), "feature 7")) == is_few
+    one, _, synthetic = compared()
+    page = feature_comparison_page(one, fired, synthetic, HEADER)
+    assert (f"only {said}" in words(page, "activation histogram")) == is_few
+    assert (page.plots["activation histogram"].get_yscale() == "linear") == is_few
+    assert_legible(page)
+
+
 def test_the_statistics_page_states_and_draws_the_dictionary():
     dictionary = make.dictionary()
     page = statistics_page(dictionary, {7: make.stats()}, HEADER)
@@ -1385,6 +1403,21 @@ def test_the_overview_says_that_it_cuts_an_interval():
         page = comparison_page([replace(one, realised_low=0.4, realised_high=high)], 1000, HEADER)
         assert ("goes beyond 150 %" in words(page, "realised")) == is_cut
         assert ("cut at 125 %" in words(page, "features")) == is_cut
+
+
+def test_the_overview_leaves_no_cell_empty():
+    one, *_ = compared()
+    few = replace(one, realised_low=None, realised_high=None, tokens_until=None)
+    assert words(comparison_page([few], 1000, HEADER), "features").count("too few firings") == 2
+    unfired, real, synthetic = compared(synthetic_is_dead=True)
+    assert (unfired.realised, unfired.tokens_until) == (None, None)
+    said = words(comparison_page([unfired], 1000, HEADER), "features")
+    assert "–: nothing fired it in the search" in said
+    assert said.endswith("– – – search failed")
+    assert "–:" not in words(comparison_page([one], 1000, HEADER), "features")
+    page = feature_comparison_page(few, real, synthetic, HEADER)
+    assert words(page).count("too few firings") == 2
+    assert "too few firings" not in words(feature_comparison_page(unfired, real, synthetic, HEADER))
 
 
 def test_every_page_of_a_comparison_is_written(tmp_path):

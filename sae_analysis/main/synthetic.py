@@ -262,7 +262,9 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     numbers = {name: value for name, value in options.items() if isinstance(value, int)}
     return subject_rows(run_, d_sae) | {
         "BOS": run_.bos,
-        "Text": f"{run_.corpus}: {counted(numbers['real_windows'], 'window')}" if run_.corpus else "none to begin with",
+        "Text": f"{run_.corpus}: the search began from {counted(numbers['real_windows'], 'window')} where features fired"
+        if run_.corpus
+        else "none to begin with",
         "Search": f"{counted(numbers['budget'], 'token-evaluation')} a feature, sequences of "
         f"{counted(numbers['seq_len'], 'token')}, "
         f"seed {options['seed']}{_overspent(result)}",

@@ -10,13 +10,13 @@ from sae_analysis.records import Comparison, FeatureStats, Likeness, TokenSpan
 from sae_analysis.visualizer import examples, plots, searches
 from sae_analysis.visualizer.columns import INNER_WIDTH, PANEL_GAP, TINT, Column, title_of
 from sae_analysis.visualizer.curves import Axis, draw_chart, draw_dots, draw_steps
-from sae_analysis.visualizer.digits import count, counted, number, share
+from sae_analysis.visualizer.digits import UNKNOWN, count, counted, number, share
 from sae_analysis.visualizer.panels import Fact, effect_rows, fact_strip
 from sae_analysis.visualizer.plots import Look
 from sae_analysis.visualizer.sheet import Box, Page, Sheet
 from sae_analysis.visualizer.synthetic_panels import words
 from sae_analysis.visualizer.theme import GUTTER, LIGHT, MARGIN, Colour, Theme, mix
-from sae_analysis.visualizer.wording import Header, Part
+from sae_analysis.visualizer.wording import Header, Part, few_firings
 
 _SHOWN, _CUT = 4, 2
 """Examples of each kind on a feature's page, and of real text cut to the length of the search."""
@@ -96,13 +96,13 @@ def _verdict(comparison: Comparison) -> str:
 
 def _facts(comparison: Comparison) -> list[Fact]:
     low, high = comparison.realised_low, comparison.realised_high
-    between = _between(low, high, " to ")
+    between = _between(low, high, " to ") or _unsaid(comparison, "")
     until, behind = comparison.tokens_until, comparison.behind_text
     return [
         ("real maximum", number(comparison.real_max), _if(comparison.excerpt_max, "cut short {}")),
         ("synthetic maximum", number(comparison.synthetic_max), _if(comparison.fluent_max, "fluent {}")),
         ("realised", _part(comparison.realised), between),
-        ("tokens to meet it", _tokens(until.median) if until else "–", _span(until)),
+        ("tokens to meet it", _tokens(until.median) if until else UNKNOWN, _span(until) or _unsaid(comparison, "")),
         ("as fluent as text", number(comparison.as_fluent_max), ""),
         ("one token alone", number(comparison.single_token_max), _if(comparison.ceiling, "ceiling {}")),
         ("behind other text", _part(behind), "" if behind is None else "is left (median)"),
@@ -128,7 +128,12 @@ def _tokens(value: float | None) -> str:
 
 
 def _span(until: TokenSpan | None) -> str:
-    return "too few firings" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
+    return "" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
+
+
+def _unsaid(comparison: Comparison, otherwise: str) -> str:
+    """Return why nothing is said of longer texts: too few firings, unless the search fired nothing to hold them to."""
+    return otherwise if comparison.realised is None else "too few firings"
 
 
 def _examples(column: Column, title: str, stats: FeatureStats, scale: float, *, first_row: int) -> None:
@@ -160,14 +165,16 @@ def _histogram(column: Column, comparison: Comparison, real: FeatureStats) -> No
             column.heading("How strongly it fires", "It never fired on the text: nothing was counted.")
         else:
             marks = [(comparison.real_max, theme.real, "R"), (comparison.synthetic_max, theme.synthetic, "S")]
-            said = "tokens of real text per bin, both log scale; lines: R real maximum, S synthetic maximum"
+            few = few_firings(real)
+            scales = f"activation on a log scale; only {few}" if few else "both log scale"
+            said = f"tokens of real text per bin, {scales}; lines: R real maximum, S synthetic maximum"
             if comparison.fluent_max:
                 marks.append((comparison.fluent_max, theme.ink, "F"))
                 said += ", F fluent (at most 6 nats per token)"
             column.heading("How strongly it fires", said)
             one_sign = real.min_activation >= 0
             shown = tuple(mark for mark in marks if mark[0] > 0 and one_sign)
-            look = Look(colour=theme.real, negative=theme.negative, marks=shown)
+            look = Look(colour=theme.real, negative=theme.negative, log_counts=not few, marks=shown)
             plots.draw_histogram(column.sheet, column.take(_HISTOGRAM), real.histogram, look)
     column.y += PANEL_GAP
 
@@ -263,6 +270,8 @@ def comparison_page(
             said += "; unsettled: where another text as long may give another verdict"
         if _beyond(shown, _BAR_END):
             said += f", cut at {100 * _BAR_END:.0f} %"
+        if any(one.realised is None for one in shown):
+            said += f"; {UNKNOWN}: nothing fired it in the search"
         if len(features) > len(shown):
             said += f"; the {len(shown)} least realised of {count(len(features))}"
         page.heading("Feature by feature", said)
@@ -351,13 +360,12 @@ def _set_row(page: Column, one: Comparison) -> None:
             fluent = at(one.fluent_max / one.synthetic_max)
             sheet.rectangle(Box(fluent - 1.2, box.y + 2, 2.4, _ROW - 4), theme.synthetic)
     until = one.tokens_until
-    between = _between(one.realised_low, one.realised_high, "–")
     values = (
         number(one.real_max),
         number(one.synthetic_max),
         _part(one.realised),
-        between,
-        "" if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
+        _between(one.realised_low, one.realised_high, "–") or _unsaid(one, UNKNOWN),
+        _unsaid(one, UNKNOWN) if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
     )
     lefts = (_BAR_FROM + _BAR_WIDTH, *_COLUMNS.values())
     for left, right, value in zip(lefts, _COLUMNS.values(), values, strict=False):

@@ -75,7 +75,8 @@ def activation_histogram(column: Column, stats: FeatureStats, colour: Colour) ->
     with column.sheet.panel("activation histogram"):
         if stats.histogram.total:
             column.heading("How strongly it fires", wording.firing_caption(stats))
-            look = Look(colour=colour, negative=column.sheet.theme.negative)
+            is_log = not wording.few_firings(stats)
+            look = Look(colour=colour, negative=column.sheet.theme.negative, log_counts=is_log)
             plots.draw_histogram(column.sheet, column.take(_HISTOGRAM_HEIGHT), stats.histogram, look)
         else:
             column.heading("How strongly it fires", "It never fired: nothing was counted.")
@@ -144,7 +145,9 @@ def firing_positions(column: Column, stats: FeatureStats, colour: Colour) -> Non
         return
     with column.sheet.panel("positions"):
         of = "share of the tokens at each place of the window" if tokens else "firings at each place of the window"
-        column.heading("Where in the context", f"{of} on which it fires; place in tokens")
+        few = wording.few_firings(stats)
+        only = f"; only {few}" if few else ""
+        column.heading("Where in the context", f"{of} on which it fires; place in tokens{only}")
         rates: list[float] = list(histogram.counts)
         if tokens:
             rates = [many / of_all if of_all else 0.0 for many, of_all in zip(histogram.counts, tokens, strict=True)]

@@ -15,7 +15,7 @@ from sae_analysis.visualizer.digits import count, counted, number, share
 from sae_analysis.visualizer.sheet import Box, Page, Sheet
 from sae_analysis.visualizer.theme import BODY, LIGHT, MARGIN, SMALL, Colour, Theme, mix
 from sae_analysis.visualizer.tokens import pieces_of, set_label, set_round
-from sae_analysis.visualizer.wording import Header
+from sae_analysis.visualizer.wording import Header, few_firings
 
 ROWS_PER_SUMMARY = 12
 
@@ -24,6 +24,9 @@ _SPARK_FROM = 46.0
 _NUMBER_GAP, _NUMBER_NAME = 14.0, 40.0
 _EXACT_BELOW = 1_000_000
 _ARROW = 20.0
+_NOTE = 9.0
+"""Height of the words above a spark."""
+
 
 Limits = tuple[float, float]
 """Ends of the axis that all sparklines share, as powers of ten."""
@@ -61,6 +64,8 @@ class _Row:
     """What is said where there is no example."""
     tokens: tuple[str, ...]
     marks: tuple[str, ...] = ()
+    note: str = ""
+    """What stands above the spark."""
 
 
 def summary_order(features: Mapping[int, FeatureStats]) -> list[FeatureStats]:
@@ -180,6 +185,7 @@ def _row_on_text(stats: FeatureStats, limits: Limits | None, colour: Colour, neg
         spark=partial(_draw_counts, histogram=stats.histogram, limits=limits, colour=colour, negative=negative)
         if limits and stats.histogram.total
         else None,
+        note=few_firings(stats),
         numbers=((share(stats.density), fired),),
         missing=f"never fired in {counted(stats.token_count, 'token')}" if stats.is_dead else "no example was kept",
         tokens=tuple(item.token for item in stats.top_tokens),
@@ -229,8 +235,11 @@ def _set_row(column: Column, stats: FeatureStats, index: int, head: _Head, row: 
     with sheet.panel(f"feature {stats.feature_idx}"):
         sheet.rectangle(Box(box.x, box.y, box.width, 0.5), sheet.theme.faint)
         sheet.text(box.x, box.y + 13, str(stats.feature_idx), size=BODY, bold=True, width=_SPARK_FROM)
+        above = _NOTE if row.note else 0.0
+        sheet.text(box.x + _SPARK_FROM, box.y + 1 + above, row.note, colour=sheet.theme.quiet, width=head.spark_width)
         if row.spark is not None:
-            sheet.plot(Box(box.x + _SPARK_FROM, box.y + 4, head.spark_width, box.height - 9), row.spark)
+            place = Box(box.x + _SPARK_FROM, box.y + 4 + above, head.spark_width, box.height - 9 - above)
+            sheet.plot(place, row.spark)
         for right, (upper, lower) in _number_columns(box, head, row.numbers):
             sheet.text(right, box.y + 15, upper, align="right", width=head.number_width - 2)
             sheet.text(right, box.y + 34, lower, align="right", width=head.number_width - 2)

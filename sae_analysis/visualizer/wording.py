@@ -20,6 +20,9 @@ class Quoted:
     tokens: tuple[str, ...]
 
 
+_FEW_FIRINGS = 20
+"""Firings below which a histogram says how many it is made of, and counts them on an even scale."""
+
 Part = str | Quoted
 """What a sentence is made of: words of ours, and tokens."""
 
@@ -119,9 +122,16 @@ def band_name(index: int, bands: int, lower: float, upper: float) -> str:
     return f"{name}: {span}" if bands > 1 else span
 
 
+def few_firings(stats: FeatureStats) -> str:
+    """Return how many firings there are, where the shape of a histogram of them says little; else nothing."""
+    return counted(stats.active_count, "firing") if 0 < stats.active_count < _FEW_FIRINGS else ""
+
+
 def firing_caption(stats: FeatureStats) -> str:
     """Return what the activation histogram counts."""
+    few = few_firings(stats)
+    counts = f"only {few} in" if few else f"{count(stats.active_count)} of"
     return (
-        f"{count(stats.active_count)} of {counted(stats.token_count, 'token')} ({share(stats.density)}); "
-        "tokens per bin, log scale; activation in the SAE's units"
+        f"{counts} {counted(stats.token_count, 'token')} ({share(stats.density)}); "
+        f"tokens per bin{'' if few else ', log scale'}; activation in the SAE's units"
     )
