@@ -1,13 +1,28 @@
 """What the documentation says in code, run."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
+import record_factory as make
 import torch
 from safetensors.torch import save_file
 
 from sae_analysis import sae_formats
+from sae_analysis.comparison import compare
+from sae_analysis.records import Comparison, Likeness
 from sae_analysis.sae_formats.checkpoint import Checkpoint
+from sae_analysis.visualizer import (
+    comparison_page,
+    comparison_pages,
+    feature_comparison_page,
+    feature_page,
+    panels,
+    search_page,
+    statistics_page,
+    synthetic_panels,
+)
+from sae_analysis.visualizer.columns import Column
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -42,3 +57,33 @@ def test_the_page_on_formats_names_every_layout():
             named = layout.name.lower().removeprefix("dictionary_learning ").removeprefix("saelens ")
             words = named.replace("(", " ").replace(")", " ").split()
             assert any(word in page for word in (named, *words)), layout.name
+
+
+def test_the_page_on_figures_explains_every_panel_and_number(monkeypatch):
+    titles, pairs = set(), [make.comparison_pair(), make.comparison_pair(synthetic_is_dead=True)]
+    set_heading = Column.heading
+    monkeypatch.setattr(
+        Column, "heading", lambda column, title, says="": titles.add(title) or set_heading(column, title, says)
+    )
+    compared = compare(*make.results_of(pairs)).features
+    real, synthetic = zip(*pairs, strict=True)
+    for stats in (*real, *synthetic, make.dead_stats()):
+        feature_page(stats)
+    for one in compared:
+        feature_comparison_page(one, real[one.feature_idx], synthetic[one.feature_idx])
+    statistics_page(make.dictionary(), {})
+    search_page(dict(enumerate(synthetic)))
+    comparison_page(compared, 1000)
+    assert len(titles) > 20
+    facts = [*panels.facts_on_text(real[0]), *panels.facts_of_weights(real[0]), *comparison_pages._facts(compared[0])]
+    facts += synthetic_panels.facts_of_search(synthetic[0], synthetic[0].search)
+    notes = {match.group() for *_, note in facts if (match := re.match("[a-z][a-z .-]*[a-z.]", note))}
+    labels = titles | notes | {name for name, *_ in facts} | {*comparison_pages._COLUMNS}
+    page = " ".join((DOCS / "figures.md").read_text().lower().split())
+    assert {label for label in labels if label.lower() not in page} == set()
+
+
+def test_the_page_on_comparing_names_every_field_of_a_feature():
+    page = (DOCS / "comparison.md").read_text()
+    names = [one.name for record in (Comparison, Likeness) for one in fields(record) if one.name != "likeness"]
+    assert [name for name in names if not re.search(rf"`(likeness\.)?{name}`", page)] == []

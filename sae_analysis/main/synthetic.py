@@ -262,7 +262,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     numbers = {name: value for name, value in options.items() if isinstance(value, int)}
     return subject_rows(run_, d_sae) | {
         "BOS": run_.bos,
-        "Text": f"{run_.corpus}: the search began from {counted(numbers['real_windows'], 'window')} where features fired"
+        "Text": f"{run_.corpus}: the search began from {numbers['real_windows']:,} of its windows, where features fired"
         if run_.corpus
         else "none to begin with",
         "Search": f"{counted(numbers['budget'], 'token-evaluation')} a feature, sequences of "
