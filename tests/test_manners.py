@@ -252,6 +252,28 @@ def test_a_search_and_a_comparison_are_repeated_too(options, tmp_path):
     assert content(tmp_path / "again" / "comparison.json") == content(tmp_path / "given" / "comparison.json")
 
 
+def test_what_is_given_beside_a_result_drops_what_it_takes_the_place_of(options, corpus_file, tmp_path):
+    one, two, three, four = (tmp_path / name for name in ("one", "two", "three", "four"))
+    run = [*options, "--features", "1", "--threads", "1", "--no-figures"]
+    small = ["--budget", "300", "--seq-len", "4", "--n-steps", "0"]
+    assert main(["compare", *run, *small, "--output", str(one)]) == 0
+    without_text = [part for part in run if part not in ("--corpus", str(corpus_file))]
+    from_result = ["--real", str(one / "real.json"), *small, "--output", str(two)]
+    assert main(["synthetic", *without_text, *from_result]) == 0
+    again = ["--config", str(two / "synthetic.json"), "--no-figures"]
+    assert main(["synthetic", *again, f"--corp={corpus_file}", "--output", str(three)]) == 0
+    asked = read_result(three / "synthetic.json").provenance.asked
+    assert (asked["real"], asked["corpus"]) == (None, str(corpus_file))
+    back = ["--config", str(three / "synthetic.json"), "--no-figures", "--real", str(one / "real.json")]
+    assert main(["synthetic", *back, "--output", str(four)]) == 0
+    assert content(four / "synthetic.json") == content(two / "synthetic.json")
+    given = ["--real", str(one / "real.json"), "--synthetic", str(one / "synthetic.json")]
+    assert main(["compare", *given, "--no-figures", "--output", str(two)]) == 0
+    kept = arguments_of(str(two / "comparison.json"), "compare", ["--corpus", "demo"])
+    assert not any(part.startswith("--real") for part in kept)
+    assert "--synthetic" in kept
+
+
 def test_a_result_of_another_mode_or_of_none_is_refused(options, tmp_path, capsys):
     run = [*options, "--features", "1", "--seq-len", "32", "--no-figures", "--output", str(tmp_path)]
     assert main(["real", *run]) == 0

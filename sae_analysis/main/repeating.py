@@ -1,6 +1,8 @@
 """``--config``: a run again, from what its result says was asked for."""
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ _WHERE_AND_HOW_FAST = (
 )
 _HOW_IT_LOOKS = ("no_figures", "dpi", "theme", "format", "verbose", "quiet", "json", "config")
 """Options that no number depends on, given the same threads."""
+
+_INSTEAD = {"corpus": "real", "real": "corpus"}
+"""Options one of which is given instead of the other."""
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +52,10 @@ def with_asked(result: "AnalysisResult", options: argparse.Namespace) -> "Analys
     return replace(result, provenance=replace(result.provenance, asked=asked_for(options)))
 
 
-def arguments_of(path: str, mode: str) -> list[str]:
+def arguments_of(path: str, mode: str, beside: Sequence[str] = ()) -> list[str]:
     """Return what would have to be typed behind the mode for a result to be made again.
+
+    Left out is what an option that is typed ``beside`` it takes the place of.
 
     Raises:
         OutputError: no result of this mode, or of no mode at all.
@@ -63,11 +70,13 @@ def arguments_of(path: str, mode: str) -> list[str]:
     if asked.get("mode") != mode:
         made = f"by {asked['mode']}" if asked.get("mode") else "from Python, or by an earlier version"
         raise OutputError(f"Result {path} was made {made}, and {mode} cannot repeat it: give a result of {mode}.")
-    typed = _typed(asked)
+    given = [one.partition("=")[0] for one in beside if re.match("--.", one)]  # perhaps cut short
+    replaced = {other for name, other in _INSTEAD.items() if any(f"--{name}".startswith(one) for one in given)}
+    typed = _typed({name: value for name, value in asked.items() if name not in replaced})
     threads, encoder = run.options.get("threads"), run.options.get("encoder")  # which decide about last bits
     if isinstance(threads, str) and threads.isdecimal():
         typed += ["--threads", threads]
-    if mode == "real" and encoder in ("dense", "screened"):
+    if "encoder" in asked and encoder in ("dense", "screened"):
         typed += ["--encoder", str(encoder)]
     return typed
 
