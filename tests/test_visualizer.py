@@ -409,6 +409,11 @@ def test_nothing_is_taken_for_mathematics_or_markup():
         assert text in words(page, "examples")
 
 
+def test_one_token_is_no_plural():
+    page = feature_page(make.dead_stats(token_count=1), HEADER)
+    assert "It never fired in 1 token: there is no example to show." in words(page, "examples")
+
+
 def test_a_dead_feature_says_so_and_shows_what_is_left():
     page = feature_page(make.dead_stats(), HEADER)
     assert "It never fired in 1.00 M tokens: there is no example to show." in words(page, "examples")
