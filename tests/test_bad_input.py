@@ -797,7 +797,7 @@ CATALOGUE = [
     ("compare --features 0,48", "Feature 48 does not exist: the SAE has features 0 to 47."),
     (
         "compare --features 7 --real {real}",
-        "The real result describes 2 features (0 to 1), and --features asks for 1 features (7 to 7): they have none in "
+        "The real result describes 2 features (0 to 1), and --features asks for feature 7: they have none in "
         "common. Give a result of these features, or drop --features.",
     ),
     ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and --features asks"),

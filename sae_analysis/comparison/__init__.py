@@ -243,4 +243,6 @@ def check_common(given: AnalysisResult, features: Sequence[int]) -> None:
 
 def _listed(features: Iterable[int]) -> str:
     numbers = sorted(features)
-    return f"{len(numbers)} features ({numbers[0]} to {numbers[-1]})" if numbers else "no features"
+    if len(numbers) < 2:
+        return f"feature {numbers[0]}" if numbers else "no features"
+    return f"{len(numbers):,} features ({numbers[0]} to {numbers[-1]})"

@@ -21,6 +21,7 @@ from sae_analysis.main.reading import add_long_run_options
 from sae_analysis.main.repeating import add_config_option, asked_for
 from sae_analysis.main.running import drawing_of, open_site
 from sae_analysis.main.screen import page_bar, print_rows, print_summary
+from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -77,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.comparison import compare
     from sae_analysis.files import writing_into
 
-    does = read_result(Path(options.real)) if options.real else None
-    searched = [read_result(Path(path)) for path in options.synthetic]
+    does = read_result(Path(options.real), "a real.json") if options.real else None
+    searched = [read_result(Path(path), "a synthetic.json") for path in options.synthetic]
     could = searched[0] if searched else None
     with writing_into(options.output):
         if does is None or could is None:
@@ -158,7 +159,7 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
     ]
     middle = f"{_percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
     return {
-        "Compared": f"{len(found.features):,} features on {found.token_count:,} tokens{others}",
+        "Compared": f"{counted(len(found.features), 'feature')} on {counted(found.token_count, 'token')}{others}",
         "Verdicts": "; ".join(
             f"{verdict}: {many:,}" + (f" ({unsettled[verdict]:,} unsettled)" if unsettled[verdict] else "")
             for verdict, many in verdicts.most_common()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_analysis.wording import counted
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -70,7 +72,7 @@ def print_summary(
         files = {"output": str(folder), "files": list(map(str, written)), "browse": str(pages[0]) if pages else None}
         print(json.dumps(said | files | {"left_behind": list(map(str, stale))}, ensure_ascii=False))
     elif not _manner.is_quiet:
-        print(f"Wrote {len(written)} file{'s' * (len(written) != 1)} to {folder}:")
+        print(f"Wrote {counted(len(written), 'file')} to {folder}:")
         for path in written[:_MOST_LISTED]:
             print(f"  {path}")
         if len(written) > _MOST_LISTED:
