@@ -75,14 +75,13 @@ def test_more_takes_longer_and_longer_gives_more(values, token_count):
     assert shorter.median <= longer.median
 
 
-def test_the_tail_is_the_largest_few():
+@pytest.mark.parametrize("below", [(0.1, 1.0), (7.4, 7.9)], ids=["far below", "in the next bin"])
+def test_the_tail_is_the_largest_few(below):
     """What is below the threshold changes nothing but how rare the largest are."""
     real, _ = comparison_pair()
     rng = np.random.default_rng(1)
     large = rng.uniform(8.0, 12.0, EXCEEDANCES)
-    few, many = (
-        fitted_tail(with_values(real, [*large, *rng.uniform(0.1, 1.0, count)], 10_000)) for count in (1, 5_000)
-    )
+    few, many = (fitted_tail(with_values(real, [*large, *rng.uniform(*below, count)], 10_000)) for count in (1, 5_000))
     assert few.tokens_until(12.5) == many.tokens_until(12.5)
 
 
@@ -209,6 +208,7 @@ def test_likeness_counts_against_what_could_be_expected_at_the_least():
         assert judged(apart).reasons[1].startswith("46 % as alike as could be expected")
         assert f"{0.46 * least:.2f}, where {least:.2f} could be expected" in judged(apart).reasons[2]
         assert judged(replace(apart, **{name: 0.44 * least})).verdict == "second sense"
+        assert judged(replace(apart, **{f"{name}_among_real": None})) == judged(apart), "one real example alone"
 
 
 def test_the_reason_that_decides_comes_first():
