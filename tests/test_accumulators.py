@@ -359,6 +359,14 @@ def test_memory_of_examples_does_not_grow_with_the_stream() -> None:
     assert max(sizes) <= max(sizes[:3]) * 1.05
 
 
+def test_memory_of_sums_grows_with_the_keys_and_not_with_the_stream() -> None:
+    sums = exact.KeyedSums(columns=1)
+    for _ in range(20):
+        sums.add(np.arange(1000) % 7, np.ones((1000, 1), np.int64))
+        assert sum(len(keys) for keys, _ in sums._pending) <= 7
+    assert sums.table()[1].sum() == 20_000
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_mantissas_give_back_the_value(values: list[float]) -> None:
     mantissa, shift = mantissas(np.array(values, np.float32))

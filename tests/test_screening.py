@@ -181,6 +181,13 @@ def test_many_features_a_token_are_found():
     assert torch.equal(table(Screen(sae).encode(x), 100, 4096), sae.rule(sae.product(x)))
 
 
+def test_the_bound_covers_what_adding_up_a_large_bias_rounds():
+    """Each of d_in + 3 additions may round by 2^-24 of what there is so far, which the bias is nearly all of."""
+    screen = Screen(sae_of(torch.ones(64, 2), torch.full((2,), -1000.0), ReLU()))
+    [error] = screen._lay_out(torch.full((1, 64), 0.01)).tolist()
+    assert (64 + 3) * 2.0**-24 * 1000 <= error < 1
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
     draw = torch.Generator().manual_seed(1)
