@@ -346,6 +346,19 @@ def test_rounding_differences_between_batches_do_not_reorder_ties() -> None:
     assert strongest[0].sequence == 0
 
 
+@pytest.mark.parametrize(("steps", "first"), [(0.4, 0), (0.9, 1)])
+def test_what_differs_by_a_whole_step_of_the_ranking_is_ranked(steps: float, first: int) -> None:
+    values = [1.0, 1 + steps * 2.0**-13]
+    corpus = [Window(n, (1, n), (True, True), {(0, 0): value}) for n, value in enumerate(values)]
+    strongest, _ = run(lambda: ExampleStatistics(1, 1, 1, 0), [corpus]).finish()[0]
+    assert strongest[0].sequence == first
+
+
+def test_a_seed_may_be_negative() -> None:
+    statistics = run(lambda: ExampleStatistics(1, 1, 1, -1), [[Window(0, (1,), (True,), {(0, 0): 1.0})]])
+    assert len(statistics.finish()[0][1]) == 1
+
+
 def test_memory_of_examples_does_not_grow_with_the_stream() -> None:
     statistics = ExampleStatistics(2, TOP, SAMPLED, 0)
     sizes = []
