@@ -14,7 +14,7 @@ setup: .venv/.complete
 	touch $@
 
 demo: setup
-	$(BIN)/python main.py compare --features random:8 --max-examples 6 --budget 14000
+	$(BIN)/python main.py compare --features random:8 --max-examples 6 --budget 14000 --max-tokens 150000
 
 test: setup
 	$(BIN)/python test.py -n auto
