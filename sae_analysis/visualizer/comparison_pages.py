@@ -266,10 +266,10 @@ def comparison_page(
             "bar: real maximum, thick mark: fluent sequences (at most 6 nats per token), thin one: synthetic maximum; "
         )
         said += "line: where the maximum of another text as long would be, nine times out of ten"
-        if any(one.is_settled is False for one in shown):
-            said += "; unsettled: where another text as long may give another verdict"
         if _beyond(shown, _BAR_END):
             said += f", cut at {100 * _BAR_END:.0f} %"
+        if any(one.is_settled is False for one in shown):
+            said += "; unsettled: where another text as long may give another verdict"
         if any(one.realised is None for one in shown):
             said += f"; {UNKNOWN}: nothing fired it in the search"
         if len(features) > len(shown):
