@@ -1,6 +1,6 @@
 """What is written of results that are there: a comparison with its pictures, and the page to browse a folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,15 +47,18 @@ def compare_real_vs_synthetic(
     return {one.feature_idx: one for one in found}
 
 
-def browse(result: AnalysisResult | ComparisonResult, folder: Path) -> Path:
+def browse(
+    result: AnalysisResult | ComparisonResult, folder: Path, others: Iterable[AnalysisResult | ComparisonResult] = ()
+) -> Path:
     """Write the page to browse a folder's pictures by what is known of their features, from all results in it.
 
-    Results of another subject that lie there, or that cannot be read, are left out.
+    ``others`` are results that lie elsewhere, whose pictures are here. Results of another subject, or that cannot be
+    read, are left out.
 
     Raises:
         OutputError: the page cannot be written.
     """
-    known = [result]
+    known = [result, *(other for other in others if _subject(other) == _subject(result))]
     for kind in _KINDS:
         path = folder / f"{kind}.json"
         if kind != _kind(result) and path.exists():

@@ -235,10 +235,14 @@ def test_a_verdict_that_other_texts_would_not_give_is_said_to_be_unsettled():
         (0.61, between(0.39, 0.74), True),
         (0.80, between(0.75, 1.6), True),
         (0.80, None, None),
+        (1.01, between(0.8, 1.6), False),
+        (1.01, None, False),
+        (1.0, between(0.8, 1.6), True),
     ):
         found = judged(realised=realised, elsewhere=interval)
         assert found.is_settled is is_settled
-        assert (doubt in found.reasons) is (is_settled is False)
+        assert (doubt in found.reasons) is (is_settled is False and realised < 1)
+        assert ("the search fell short of the text, which reaches 101 % of it" in found.reasons) is (realised > 1)
     assert judged(replace(ALIKE, residual=0.0, coactive=0.0), elsewhere=between(0.39, 1.6)).is_settled is True
     whole = compare_features(*comparison_pair(potential=20.0))
     assert whole.is_settled is (whole.realised_high < 0.75)

@@ -29,7 +29,10 @@ def run(tmp_path):
 
 def test_everything_known_of_a_feature_is_in_its_row(run):
     folder, real, synthetic, comparison = run
+    unsettled = replace(comparison.features[0], is_settled=False)
+    comparison = replace(comparison, features=(unsettled, *comparison.features[1:]))
     data = data_of(write_gallery(folder, [comparison, synthetic, real]))
+    assert any(row["verdict"].endswith(", unsettled") for row in data["features"])
     assert [column["name"] for column in data["columns"]] == [
         "feature", "density", "real_max", "synthetic_max", "realised", "verdict", "example",
     ]  # fmt: skip
@@ -38,7 +41,7 @@ def test_everything_known_of_a_feature_is_in_its_row(run):
         one = verdicts[row["feature"]]
         assert row["density"] == does.density
         assert (row["real_max"], row["synthetic_max"]) == (does.max_activation, could.max_activation)
-        assert (row["realised"], row["verdict"]) == (one.realised, one.verdict)
+        assert (row["realised"], row["verdict"]) == (one.realised, one.verdict_in_words)
         best = does.examples[0]
         assert row["example"][1] == best.tokens[best.peak_position]
         assert best.text.startswith(row["example"][0])

@@ -104,9 +104,9 @@ def test_search_finds_numbers_tokens_and_verdicts(page):
     look_for(browser, "no such word")
     assert rows(browser) == []
     look_for(browser, "")
-    verdict = next(one.verdict for one in comparison.features if one.feature_idx == 2)
+    verdict = next(one.verdict_in_words for one in comparison.features if one.feature_idx == 2)
     browser.find_element("xpath", f"//option[text()='{verdict}']").click()
-    assert rows(browser) == [str(one.feature_idx) for one in comparison.features if one.verdict == verdict]
+    assert rows(browser) == [str(one.feature_idx) for one in comparison.features if one.verdict_in_words == verdict]
 
 
 def test_a_row_shows_its_pictures_and_a_link_to_it_comes_back(page):

@@ -662,12 +662,13 @@ def test_redraw_draws_what_a_run_drew(comparing, tmp_path, capsys):
     kinds = {"real.png", "synthetic.png", "comparison.png", "index.html"}
     assert {name.split("_")[-1] for name in expected} == kinds
     capsys.readouterr()
-    assert main(["redraw", *map(str, results), "--output", str(again)]) == 0
+    assert main(["redraw", *sorted(map(str, results)), "--output", str(again)]) == 0
     drawn = {path.name: path.read_bytes() for path in again.iterdir()}
     assert {name: content for name, content in drawn.items() if name.endswith(".png")} == {
         name: content for name, content in expected.items() if name.endswith(".png")
     }
     assert drawn.keys() == expected.keys()
+    assert drawn["index.html"] == expected["index.html"], "all results, whichever is drawn last"
     assert capsys.readouterr().out.count("Wrote ") == 3
 
 

@@ -303,6 +303,29 @@ def test_a_misspelt_option_is_guessed(capsys):
     )
 
 
+def test_an_option_of_other_modes_is_told_from_a_misspelt_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["real", "--fluency", "3"])
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --fluency 3: it is an option of synthetic, compare (see sae-analysis --help)\n"
+    )
+
+
+@pytest.mark.parametrize("given", ["model", "sae"])
+def test_half_a_demo_is_said_to_be_one(options, monkeypatch, tmp_path, capsys, given):
+    model_folder, fitting_sae_folder = (Path(options[at]) for at in (1, 3))
+    monkeypatch.setattr("sae_analysis.demo.default_model_folder", lambda *_: model_folder)
+    monkeypatch.setattr("sae_analysis.demo.default_sae_path", lambda: fitting_sae_folder)
+    path = {"model": model_folder, "sae": fitting_sae_folder}[given]
+    short = ["--features", "1", "--max-tokens", "300", "--no-figures", "--output", str(tmp_path)]
+    assert main(["real", f"--{given}", str(path), *short]) == 0
+    ours, theirs = ("SAE", "model") if given == "model" else ("model", "SAE")
+    assert f"The {ours} is the demo's (" in (said := capsys.readouterr().err)
+    assert f"), the {theirs} is not.\n" in said
+    assert main(["real", "--model", str(model_folder), "--sae", str(fitting_sae_folder), *short]) == 0
+    assert "the demo's" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -1,5 +1,6 @@
 """What is written of results in memory: the comparison from Python, whole results or features alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_what_does_not_belong_together_leaves_the_old_comparison(pair, tmp_path)
         compare_real_vs_synthetic(pair[0].by_feature(), {7: pair[1].features[0]}, tmp_path)
     assert (tmp_path / "comparison.json").read_text() == "old"
     assert names(tmp_path) == {"comparison.json"}
+
+
+def test_the_page_knows_results_that_lie_elsewhere(pair, tmp_path):
+    real, synthetic = pair
+    stranger = replace(synthetic, provenance=replace(synthetic.provenance, sae_sha256="another"))
+    assert '"synthetic_max"' in browse(real, tmp_path, [synthetic]).read_text()
+    assert '"synthetic_max"' not in browse(real, tmp_path, [stranger]).read_text()
 
 
 def test_the_page_knows_results_of_the_same_subject_beside_it(pair, tmp_path):

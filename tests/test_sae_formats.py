@@ -1217,3 +1217,12 @@ def test_weights_that_are_compressed_a_little_are_no_bomb(tmp_path):
     arrays = {key: value.float().numpy() for key, value in (free_keys(p) | {"threshold": p.threshold}).items()}
     np.savez_compressed(made(tmp_path / "params.npz"), **arrays)
     assert load_sae(tmp_path / "params.npz").dict_size == 512
+
+
+def test_a_file_that_does_not_say_its_rule_is_told_to_be_read_as_relu(tmp_path):
+    keys = {
+        "W_enc": torch.eye(4, 8), "b_enc": torch.zeros(8), "W_dec": torch.eye(8, 4), "b_dec": torch.zeros(4),
+    }  # fmt: skip
+    torch.save({"model_state_dict": keys, "k": 2}, tmp_path / "sae.pt")
+    [warning] = load_sae(tmp_path / "sae.pt").origin.warnings
+    assert warning.startswith("No configuration says what its activation rule is: it is read as ReLU")

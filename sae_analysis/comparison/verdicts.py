@@ -28,7 +28,8 @@ SAME_TOKEN = 0.5
 class Judgement:
     """A verdict and what it rests on, the decisive reason first.
 
-    ``is_settled`` says whether nine of ten other texts as long would give the same; None where that is not known.
+    ``is_settled`` says whether nine of ten other texts as long would give the same, and the search did not fall short
+    of the text; None where that is not known.
     """
 
     verdict: str
@@ -58,15 +59,23 @@ def judge(
     is_same = _is_same_token(likeness) if share is None else share >= ALIKE  # no firing was looked at: tokens decide
     if not is_same:
         return Judgement("second sense", (*shares, *own_token))
-    is_settled = None if elsewhere is None else (elsewhere.low < SUPERSTIMULUS) == (elsewhere.high < SUPERSTIMULUS)
-    doubt = ()
-    if elsewhere is not None and not is_settled:
-        doubt = (f"other texts as long would reach {_percent(elsewhere.low)} to {_percent(elsewhere.high)}",)
+    is_settled, doubt = _settled(realised, elsewhere)
     if realised is not None and realised < SUPERSTIMULUS:
         reached = f"real text reaches {_percent(realised)} of it"
         return Judgement("superstimulus", (reached, *doubt, *_length(likeness), *shares, *own_token), is_settled)
     verdict = "same trigger" if _is_same_token(likeness) else "same meaning in new words"
     return Judgement(verdict, (*own_token, *shares, *doubt), is_settled)
+
+
+def _settled(realised: float | None, elsewhere: Interval | None) -> tuple[bool | None, tuple[str, ...]]:
+    """Return whether more text or a longer search would leave the verdict as it is, and what speaks against it."""
+    if realised is not None and realised > 1:
+        return False, (f"the search fell short of the text, which reaches {_percent(realised)} of it",)
+    if elsewhere is None:
+        return None, ()
+    if (elsewhere.low < SUPERSTIMULUS) == (elsewhere.high < SUPERSTIMULUS):
+        return True, ()
+    return False, (f"other texts as long would reach {_percent(elsewhere.low)} to {_percent(elsewhere.high)}",)
 
 
 def _plain(real: FeatureStats, synthetic: FeatureStats) -> Judgement | None:

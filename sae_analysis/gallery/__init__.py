@@ -61,7 +61,7 @@ def write_gallery(folder: Path, results: Iterable[AnalysisResult | ComparisonRes
                 alarm = "POOR FIT, the mean explains more: nothing here can be trusted · "
         for feature, said in known.items():
             features[feature] = features.get(feature, {}) | said
-        described[kind] = {*known}
+        described.setdefault(kind, set()).update(known)
         about = f"SAE {run.sae} · model {run.model} · {run.place}"
     rows = [
         _row(feature, known, [kind for kind in _KINDS if feature in described.get(kind, ())], folder)
@@ -103,7 +103,7 @@ def _last_word(result: AnalysisResult | ComparisonResult) -> int:
 
 
 def _of_comparison(one: Comparison) -> dict[str, Any]:
-    known = {"realised": one.realised, "verdict": one.verdict}
+    known = {"realised": one.realised, "verdict": one.verdict_in_words}
     return known | {"real_max": one.real_max, "synthetic_max": one.synthetic_max}
 
 

@@ -50,6 +50,11 @@ class Parser(argparse.ArgumentParser):
             modes = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
             wrong = option[1]
             known = {option for one in modes for mode in one.choices.values() for option in mode._option_string_actions}
+            if wrong in known:
+                able = [
+                    name for mode in modes for name, one in mode.choices.items() if wrong in one._option_string_actions
+                ]
+                return f": it is an option of {', '.join(able)}"
         else:
             return ""
         near = difflib.get_close_matches(wrong, known, n=1)

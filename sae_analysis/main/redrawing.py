@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
         folder = options.output or path.parent
         with made(folder):
             written = _draw(path, result, folder, only, drawing_of(options))
-            print_summary({}, [*written, browse(result, folder)], folder)
+            others = [other for elsewhere, other in found if (options.output or elsewhere.parent) == folder]
+            print_summary({}, [*written, browse(result, folder, others)], folder)
     return 0
 
 

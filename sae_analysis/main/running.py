@@ -48,6 +48,9 @@ def open_site(options: argparse.Namespace, corpus: "Corpus | None") -> "Site":
     from sae_analysis.sae_formats import load_sae
 
     prepare(options.threads)
+    if bool(options.sae) != bool(options.model):
+        theirs, ours = ("model", "SAE") if options.model else ("SAE", "model")
+        say(f"The {ours} is the demo's ({DEMO_NAMES[ours.lower()]}), the {theirs} is not.")
     sae = load_sae(options.sae or default_sae_path())
     if corpus is not None:
         next(iter(corpus), None)  # a corpus that is not there should say so before a model is loaded

@@ -74,8 +74,8 @@ class Comparison:
     """What the verdict rests on, the decisive reason first."""
 
     is_settled: bool | None = None
-    """Whether nine of ten other texts of the same length would give the same verdict; None where too few activations
-    are known to say."""
+    """Whether nine of ten other texts of the same length would give the same verdict, and the search did not fall short
+    of the text; None where too few activations are known to say."""
 
     real_max: float
     """Largest activation on the text."""
@@ -122,6 +122,11 @@ class Comparison:
     """Share of its activation that the shortest sequence keeps behind other text, median."""
 
     likeness: Likeness
+
+    @property
+    def verdict_in_words(self) -> str:
+        """The verdict, and whether more text or a longer search may give another."""
+        return f"{self.verdict}, unsettled" if self.is_settled is False else self.verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,15 @@ def _about_neel(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"hook": config.text("act_name"), "model": config.text("model_name")}
 
 
-def _relu_on_centred(weights: Weights, _checkpoint: Checkpoint) -> Built:
-    return Built(sae=assemble(weights, ReLU(), subtract_b_dec=True))
+_BARE = (
+    "No configuration says what its activation rule is: it is read as ReLU, which SAEs with these keys are. One that "
+    "keeps its k largest needs the configuration that it was saved with."
+)
+
+
+def _relu_on_centred(weights: Weights, checkpoint: Checkpoint) -> Built:
+    warnings = () if checkpoint.config.content else (_BARE,)
+    return Built(sae=assemble(weights, ReLU(), subtract_b_dec=True), warnings=warnings)
 
 
 _NEEL = Layout(

@@ -79,7 +79,7 @@ def feature_comparison_page(
 
 
 def _answer(comparison: Comparison) -> list[Part]:
-    said = [_verdict(comparison)]
+    said = [comparison.verdict_in_words]
     if comparison.realised is not None:
         said.append(f"text reaches {_part(comparison.realised)} of what the search found")
     if comparison.other_seeds:
@@ -88,10 +88,6 @@ def _answer(comparison: Comparison) -> list[Part]:
     # How far text goes is said already, and decides on superstimuli.
     decisive = comparison.reasons[1:2] if comparison.verdict == "superstimulus" else comparison.reasons[:1]
     return ["; ".join([*said, *decisive])]
-
-
-def _verdict(comparison: Comparison) -> str:
-    return f"{comparison.verdict}, unsettled" if comparison.is_settled is False else comparison.verdict
 
 
 def _facts(comparison: Comparison) -> list[Fact]:
@@ -269,7 +265,7 @@ def comparison_page(
         if _beyond(shown, _BAR_END):
             said += f", cut at {100 * _BAR_END:.0f} %"
         if any(one.is_settled is False for one in shown):
-            said += "; unsettled: where another text as long may give another verdict"
+            said += "; unsettled: another text as long, or a longer search, may give another verdict"
         if any(one.realised is None for one in shown):
             said += f"; {UNKNOWN}: nothing fired it in the search"
         if len(features) > len(shown):
@@ -370,4 +366,4 @@ def _set_row(page: Column, one: Comparison) -> None:
     lefts = (_BAR_FROM + _BAR_WIDTH, *_COLUMNS.values())
     for left, right, value in zip(lefts, _COLUMNS.values(), values, strict=False):
         sheet.text(box.x + right, baseline, value, align="right", width=right - left - 3)
-    sheet.text(box.x + _VERDICT_FROM, baseline, _verdict(one), width=box.width - _VERDICT_FROM)
+    sheet.text(box.x + _VERDICT_FROM, baseline, one.verdict_in_words, width=box.width - _VERDICT_FROM)
