@@ -1,4 +1,6 @@
-"""Words that reports and errors share."""
+"""Words that reports, pages and errors share."""
+
+POOR_FIT = "POOR FIT, the mean explains more: nothing here can be trusted"
 
 
 def counted(count: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sae_analysis.files import write_whole
 from sae_analysis.records import ActivationExample, AnalysisResult, Comparison, ComparisonResult, FeatureStats
+from sae_analysis.wording import POOR_FIT
 
 _AROUND = 48
 """Characters of an example quoted on either side of its peak."""
@@ -58,7 +59,7 @@ def write_gallery(folder: Path, results: Iterable[AnalysisResult | ComparisonRes
             describe = _of_search if kind == "synthetic" else _on_text
             known = {stats.feature_idx: describe(stats) for stats in result.features}
             if result.fit and result.fit.is_poor:
-                alarm = "POOR FIT, the mean explains more: nothing here can be trusted · "
+                alarm = f"{POOR_FIT} · "
         for feature, said in known.items():
             features[feature] = features.get(feature, {}) | said
         described.setdefault(kind, set()).update(known)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
 from sae_analysis.visualizer.digits import count, counted, number, share
+from sae_analysis.wording import POOR_FIT
 
 _NAMED = 3
 """Tokens named in a subtitle."""
@@ -52,7 +53,7 @@ class Header:
         """Return how well the SAE fits, empty if it was not measured."""
         if self.fit is None:
             return ""
-        alarm = "POOR FIT, the mean explains more: nothing here can be trusted. " if self.fit.is_poor else ""
+        alarm = f"{POOR_FIT}. " if self.fit.is_poor else ""
         return (
             f"{alarm}fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
             f"{number(self.fit.l0)} features active per token, {counted(self.fit.measured_tokens, 'token')}"
