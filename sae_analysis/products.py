@@ -27,7 +27,7 @@ def product(
     if not _is_ours(left, right):
         return functional.linear(left, right, bias)
     rows = left.flatten(0, -2)
-    more = -len(rows) % _step(len(rows))
+    more = with_few_numbers(len(rows)) - len(rows)
     padded = functional.pad(rows, (0, 0, 0, more)) if more else rows
     return _by_onednn(padded, right, bias)[: len(rows)].unflatten(0, left.shape[:-1])
 
@@ -58,13 +58,14 @@ def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
-def _step(rows: int) -> int:
-    """Return what the number of rows is made a multiple of: an eighth of the power of two below it, or 32.
+def with_few_numbers(rows: int) -> int:
+    """Return the number of rows that a product is given instead: a multiple of an eighth of the power of two below it.
 
-    For each number of rows half a megabyte of machine code is made and kept, up to 1,024 times: a long run
+    For each number of rows oneDNN makes half a megabyte of machine code and keeps it, up to 1,024 times: a long run
     would go on growing.
     """
-    return max(32, (1 << rows.bit_length()) // 16)
+    step = max(32, (1 << rows.bit_length()) // 16)
+    return -(-rows // step) * step
 
 
 def _is_ours(left: Tensor, right: Tensor) -> bool:

@@ -67,7 +67,8 @@ class Dense:
         if len(active):
             mean, std = active.astype(np.float64).mean(), active.astype(np.float64).std()
             compare("mean", stats.mean_activation, close_to(stats.mean_activation, mean))
-            compare("std", stats.std_activation, close_to(stats.std_activation, std, 1e-5))
+            rounded = 1e-6 * abs(active).max()  # what all that a nearly constant feature's deviation is may be
+            compare("std", stats.std_activation, close_to(stats.std_activation, std, 1e-5, rounded))
             counts, _ = np.histogram(active, bins=np.array(stats.histogram.edges))
             compare("histogram", stats.histogram.counts, tuple(counts.tolist()))
         places = Counter(np.concatenate([np.flatnonzero(window) for window in column]).tolist())
@@ -128,9 +129,10 @@ TIED = 1.3e-4
 """Relative difference up to which rounding may decide which of two maxima is taken for the larger."""
 
 
-def close_to(ours: float | None, theirs: float, relative: float = 1e-6) -> float | None:
+def close_to(ours: float | None, theirs: float, relative: float = 1e-6, absolute: float = 0.0) -> float | None:
     """Return ours if it is theirs within rounding, else theirs."""
-    return ours if ours is not None and abs(ours - theirs) <= relative * abs(theirs) else float(theirs)
+    allowed = max(relative * abs(theirs), absolute)
+    return ours if ours is not None and abs(ours - theirs) <= allowed else float(theirs)
 
 
 def disagreements(result: AnalysisResult, dense: Dense) -> list[str]:

@@ -304,7 +304,7 @@ def test_documents_are_cut_into_consecutive_windows():
     assert windows(stream("abcde", "fg", seq_len=3)) == [
         ("d0", 0, "abc", "abc", [97, 98, 99]),
         ("d0", 3, "de", "de", [100, 101, 0]),
-        ("d1", 0, "fg", "fg", [102, 103, 0]),
+        ("d1", 0, "fg", "fg", [102, 103]),
     ]
 
 
@@ -313,7 +313,7 @@ def test_bos_takes_one_place_of_every_window_and_is_not_part_of_it():
     assert found == [
         ("d0", 0, "ab", "ab", [BOS, 97, 98]),
         ("d0", 2, "cd", "cd", [BOS, 99, 100]),
-        ("d0", 4, "e", "e", [BOS, 101, 0]),
+        ("d0", 4, "e", "e", [BOS, 101]),
     ]
 
 
@@ -362,7 +362,7 @@ def test_every_token_is_in_exactly_one_window(*, lengths, seq_len, batch_size, b
         assert kept == text.replace("$", "")
         assert (ids[0] == BOS) == bos
     assert sum(batch.token_count for batch in batches) == len(joined)
-    assert all(batch.ids.shape[0] <= batch_size for batch in batches)
+    assert all(batch.ids.numel() <= batch_size * seq_len for batch in batches)
     positions = sum(batch.ids.numel() for batch in batches)
     kept_count = sum(int(batch.windows.keep.sum()) for batch in batches)
     assert positions == kept_count + sum(sum(batch.excluded.values()) for batch in batches)
@@ -382,6 +382,22 @@ def test_the_batch_size_changes_neither_windows_nor_their_numbers():
     one = windows(stream(*originals, seq_len=4, batch_size=1))
     many = windows(stream(*originals, seq_len=4, batch_size=16))
     assert [row[:4] for row in one] == [row[:4] for row in many]
+
+
+def test_a_batch_has_as_many_tokens_of_short_windows_as_of_long_ones():
+    batches = list(stream(*["abcdefgh"] * 3, *["abcd"] * 5, *["ab"] * 8, seq_len=8, batch_size=2))
+    assert [tuple(batch.ids.shape) for batch in batches] == [(2, 8), (2, 8), (4, 4), (8, 2)]
+    assert batches[1].token_count == 12, "the longest windows stand first, beside the shorter ones that follow"
+
+
+def test_the_end_of_a_chunk_is_read_in_halves():
+    """A product keeps machine code for each number of rows that it has seen."""
+    shapes = {
+        tuple(batch.ids.shape)
+        for windows_in_all in range(1, 40)
+        for batch in stream(*["abcd"] * windows_in_all, seq_len=4, batch_size=16)
+    }
+    assert shapes == {(rows, 4) for rows in (1, 2, 4, 8, 16)}
 
 
 def test_an_empty_document_gives_no_window():

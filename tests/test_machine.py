@@ -69,9 +69,29 @@ def test_freed_memory_is_used_again_instead_of_given_back():
     assert given_back > 10_000
 
 
+PIECES = """
+import torch
+from sae_analysis.machine import keep_freed_memory, return_freed_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+keep_freed_memory()
+pieces = [torch.ones(1 << 18) for _ in range(200)]  # a megabyte each
+del pieces[:-1]
+before = resident()
+assert return_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_was_kept_is_returned_at_once_even_below_what_is_in_use():
+    assert int(subprocess.check_output([sys.executable, "-c", PIECES], text=True)) > 199 * 250, "pages of 4 kB"
+
+
 def test_another_c_library_is_left_as_it_is(monkeypatch):
     class Other:
         pass
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
     assert machine.keep_freed_memory() is False
+    assert machine.return_freed_memory() is False

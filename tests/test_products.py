@@ -48,7 +48,7 @@ def test_a_long_run_has_few_numbers_of_rows(given):
         torch.testing.assert_close(product(left, right), left @ right.T)
     assert len(set(given)) == 33
     assert all(taken[0] < rows * 9 / 8 + 32 for rows, taken in enumerate(given, 1))
-    assert products._step(2048) == 256
+    assert products.with_few_numbers(2049) == 2304
 
 
 def test_no_product_is_taken_in_less_than_float32():

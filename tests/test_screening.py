@@ -205,6 +205,27 @@ def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
         assert torch.equal(table(interface.encoder_of(features, screen)(x), 100, 200), whole * wanted)
 
 
+def test_a_long_run_has_few_numbers_of_rows(monkeypatch):
+    """For each, oneDNN keeps machine code; what stands in the rows beyond the tokens is of no account."""
+    given_rows, product = set(), torch.mm
+
+    def counted(left, right, **options):
+        given_rows.add(len(left))
+        return product(left, right, **options)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    draw = torch.Generator().manual_seed(0)
+    sae = sae_of(torch.randn(8, 64, generator=draw), torch.zeros(64), TopK(4))
+    screen = Screen(sae)
+    screen.encode(torch.full((300, 8), torch.inf))
+    for tokens in range(1, 300):
+        x = torch.randn(tokens, 8, generator=draw)
+        values, features = sae.rule.select(sae.product(x))
+        expected = torch.zeros(tokens, 64).scatter_(1, features, values)
+        torch.testing.assert_close(table(screen.encode(x), tokens, 64), expected)
+    assert given_rows == {32 * number for number in range(1, 11)}
+
+
 @pytest.mark.parametrize("rule", [TopK(8), JumpReLU(torch.tensor(20.0))], ids=str)
 def test_few_are_computed_that_do_not_fire(rule, monkeypatch):
     draw = torch.Generator().manual_seed(2)

@@ -50,7 +50,7 @@ class Windowing:
     """Tokens in a window, BOS included."""
 
     batch_size: int = 16
-    """Windows in a batch."""
+    """Windows in a batch; of shorter ones there are more, as many as have no more tokens."""
 
     pack: bool = False
     """Whether windows run on from one document into the next of a chunk."""
@@ -237,8 +237,13 @@ class TokenStream:
         self._characters_cut += characters
         self._tokens_cut += sum(len(window.ids) for window in windows)
         numbered = sorted(enumerate(windows, start=chunk.place), key=lambda pair: -len(pair[1].ids))
-        for begin in range(0, len(numbered), self._windowing.batch_size):
-            yield self._batch(numbered[begin : begin + self._windowing.batch_size])
+        places, begin = self._windowing.batch_size * self._windowing.seq_len, 0
+        while begin < len(numbered):
+            rows = places // (self._bos_columns + len(numbered[begin][1].ids))
+            while rows > len(numbered) - begin:
+                rows //= 2
+            yield self._batch(numbered[begin : begin + rows])
+            begin += rows
 
     def _gather(self) -> Iterator[list[Document]]:
         """Yield the documents of each chunk."""

@@ -62,7 +62,7 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
     )
     add_reading_options(group)
     group.add_argument("--seq-len", type=positive, default=128, help="tokens in a context window, BOS included")
-    group.add_argument("--batch-size", type=positive, default=16, help="windows in a batch")
+    group.add_argument("--batch-size", type=positive, default=16, help="windows of full length in a batch")
     group.add_argument(
         "--dictionary-tokens",
         type=positive,

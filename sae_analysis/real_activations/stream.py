@@ -10,6 +10,7 @@ from torch import Tensor
 from sae_analysis.accumulators import SparseActs
 from sae_analysis.corpus import Chunk, TokenBatch, TokenStream, norm_outliers
 from sae_analysis.errors import ModelError, SAEFormatError
+from sae_analysis.machine import return_freed_memory
 from sae_analysis.real_activations.collected import Collected
 from sae_analysis.real_activations.settings import RealSettings
 from sae_analysis.reconstruction import Site, check_fit, update_fit
@@ -67,6 +68,7 @@ class Reader:
         self.collected.encoders |= {self._encoder} - {""}
         self.collected.threads |= {torch.get_num_threads()}
         self.collected.end(chunk)
+        return_freed_memory()
 
     def _batches(self, chunk: Chunk) -> Iterator[tuple[TokenBatch, bool]]:
         """Yield the batches of a chunk, and whether every feature is to be encoded on them."""

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from sae_analysis.products import with_few_numbers
 from sae_analysis.sae_interface.autoencoder import SparseAutoencoder
 from sae_analysis.sae_interface.rules import SelectingRule, SeparableRule, TopK
 
@@ -210,9 +211,10 @@ class Screen:
         From zero up, the bits of bfloat16 are in the order of 16-bit integers; those of what is below are below. NumPy
         compares and searches these several times as fast as torch does.
         """
-        upper = self._upper[: tokens * weights.shape[1]].view(tokens, -1)
-        torch.mm(self._input[:tokens], weights, out=upper)
-        return upper.view(torch.int16).numpy()
+        rows = min(with_few_numbers(tokens), self._block)  # what the input has beyond the tokens is of no interest
+        upper = self._upper[: rows * weights.shape[1]].view(rows, -1)
+        torch.mm(self._input[:rows], weights, out=upper)
+        return upper[:tokens].view(torch.int16).numpy()
 
     # --- what of it does -------------------------------------------------------------------------------------------
 
