@@ -2,6 +2,8 @@
 
 POOR_FIT = "POOR FIT, the mean explains more: nothing here can be trusted"
 
+NOT_SEARCHED = "beginnings took the whole budget, and nothing was searched"
+
 
 def counted(count: int, noun: str) -> str:
     """Return a count, exact, with its noun in the right number.

@@ -16,6 +16,7 @@ from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_T
 from sae_analysis.comparison.verdicts import judge
 from sae_analysis.errors import OutputError
 from sae_analysis.records import Histogram, Likeness
+from sae_analysis.wording import NOT_SEARCHED
 
 
 def with_values(stats, values, token_count):
@@ -242,12 +243,43 @@ def test_a_verdict_that_other_texts_would_not_give_is_said_to_be_unsettled():
         found = judged(realised=realised, elsewhere=interval)
         assert found.is_settled is is_settled
         assert (doubt in found.reasons) is (is_settled is False and realised < 1)
-        assert ("the search fell short of the text, which reaches 101 % of it" in found.reasons) is (realised > 1)
+        assert ("the search fell short of the text, and a longer one may not" in found.reasons) is (realised > 1)
     assert judged(replace(ALIKE, residual=0.0, coactive=0.0), elsewhere=between(0.39, 1.6)).is_settled is True
     whole = compare_features(*comparison_pair(potential=20.0))
     assert whole.is_settled is (whole.realised_high < 0.75)
     for change in ({"real_is_dead": True}, {"real_is_dead": True, "synthetic_is_dead": True}):
         assert compare_features(*comparison_pair(**change)).is_settled is None, "more text may fire it"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"potential": 20.0},
+        {"is_sink": True},
+        {"behind_text": (0.1, 0.0, 0.2)},
+        {"synthetic_is_dead": True},
+        {"real_is_dead": True},
+        {"real_is_dead": True, "synthetic_is_dead": True},
+    ],
+)
+def test_a_verdict_on_a_search_that_never_searched_is_unsettled(change):
+    real, synthetic = comparison_pair(**change)
+    spent = synthetic.search.token_evaluations
+    known, hasty = (
+        compare_features(real, replace(synthetic, search=replace(synthetic.search, beginnings=beginnings)))
+        for beginnings in (spent - 1, spent)
+    )
+    assert known == compare_features(real, synthetic), "a result that does not say is taken to have searched"
+    assert (hasty.verdict, hasty.reasons[0], hasty.is_settled) == (known.verdict, known.reasons[0], False)
+    assert hasty.reasons[1:] == (NOT_SEARCHED, *known.reasons[1:])
+    assert hasty.verdict_in_words == f"{known.verdict}, unsettled"
+
+
+def test_what_leaves_a_verdict_unsettled_stands_behind_the_reason_that_decides():
+    for realised in (0.61, 0.8):
+        found = judged(realised=realised, elsewhere=between(0.39, 1.6))
+        assert found.reasons[1] == "other texts as long would reach 39 % to 160 %"
 
 
 def test_small_activations_are_compared_like_large_ones():

@@ -381,10 +381,30 @@ def test_a_budget_that_beginnings_use_up_is_said(options, tmp_path, capsys):
     run = ["synthetic", *options, "--features", "1", "--no-figures", "--output", str(tmp_path)]
     assert main([*run, "--budget", "200"]) == 0
     [stats] = read_result(tmp_path / "synthetic.json").features
-    said = f"beginnings alone took {stats.search.token_evaluations:,}, and nothing was searched: give a larger --budget"
+    assert stats.search.beginnings == stats.search.token_evaluations > 200
+    said = f"beginnings alone took {stats.search.beginnings:,}, and nothing was searched: give a larger --budget"
     assert said in capsys.readouterr().out
-    assert main([*run, "--budget", "20000"]) == 0
-    assert "beginnings alone" not in capsys.readouterr().out
+    assert main([*run, "--budget", "20000", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert "beginnings" not in printed["report"]["search"]
+    assert printed["numbers"]["not_searched"] == 0
+    [longer] = read_result(tmp_path / "synthetic.json").features
+    assert 0 < longer.search.beginnings < longer.search.token_evaluations
+
+
+def test_a_search_without_a_step_is_said_where_its_results_are_compared(tmp_path, capsys):
+    real, synthetic = make.results_of([make.comparison_pair(), make.comparison_pair(potential=20.0)])
+    one, other = synthetic.features
+    hasty = replace(one, search=replace(one.search, beginnings=one.search.token_evaluations))
+    write_result(real, tmp_path / "real.json")
+    command = ["compare", "--real", str(tmp_path / "real.json"), "--synthetic", str(tmp_path / "synthetic.json")]
+    for features, of in (((hasty, other), " for 1 of 2 features"), ((hasty,), "")):
+        write_result(replace(synthetic, features=features), tmp_path / "synthetic.json")
+        assert main([*command, "--no-figures", "--output", str(tmp_path)]) == 0
+        said = f"Search:   beginnings alone took 100,000{of}, and nothing was searched: give a larger --budget\n"
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert "same trigger: 1 (1 unsettled)" in printed
 
 
 def test_demo_is_what_stands_there_if_nothing_is_given():

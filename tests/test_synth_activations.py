@@ -414,6 +414,14 @@ def test_the_budget_is_spent_and_not_exceeded(model, vocabulary):
         assert all(one.evaluations <= 4_000 for sequences in found.values() for one in sequences)
 
 
+def test_what_went_into_beginnings_is_told_from_what_was_searched(model, vocabulary):
+    for budget in (1, 4_000):
+        search = Search(Evaluator(site_of(model), (3, 17)), vocabulary, replace(SHORT, budget=budget))
+        for one in search.run().values():
+            assert 0 < one.beginnings <= one.token_evaluations
+            assert (one.beginnings < one.token_evaluations) is (budget == 4_000)
+
+
 def test_more_is_found_than_by_chance_for_the_same_money(model, vocabulary):
     features = tuple(range(0, D_SAE, 6))
     found, _ = searched(model, vocabulary, features, replace(SHORT, budget=9_000))

@@ -73,7 +73,7 @@ def found_in(sequences, **changes):
 
 
 def searched_as(found, **changes):
-    parts = {"token_evaluations": 10, "convergence": (), "relaxation": None} | changes
+    parts = {"token_evaluations": 10, "beginnings": 4, "convergence": (), "relaxation": None} | changes
     return Searched(found=found, **parts)
 
 

@@ -49,6 +49,7 @@ from sae_analysis.visualizer.sheet import Box
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY
 from sae_analysis.visualizer.theme import PAGE_WIDTH, Colour, mix
 from sae_analysis.visualizer.tokens import Kind, pieces_of, set_label, set_lines, set_round
+from sae_analysis.wording import NOT_SEARCHED
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # Matplotlib warns of a glyph it had to replace
 
@@ -1325,6 +1326,23 @@ def test_a_verdict_that_is_not_settled_is_said_to_be_so():
         ):
             assert ("superstimulus, unsettled" in words(page)) is (is_settled is False)
             assert_legible(page)
+
+
+def test_a_search_without_a_step_is_said_to_be_none():
+    for change in ({}, {"potential": 20.0}, {"synthetic_is_dead": True}):
+        real, synthetic = make.comparison_pair(**change)
+        spent = synthetic.search.token_evaluations
+        for beginnings in (None, 10, spent):
+            stats = replace(synthetic, search=replace(synthetic.search, beginnings=beginnings))
+            one = compare_features(real, stats)
+            for page in (feature_page(stats, HEADER), feature_comparison_page(one, real, stats, HEADER)):
+                assert (NOT_SEARCHED in words(page, "title")) is (beginnings == spent)
+                assert_legible(page)
+    searched = replace(make.synthetic_stats(3), search=replace(make.search(), beginnings=7))
+    hasty = replace(make.synthetic_stats(4), search=replace(make.search(), beginnings=100_000))
+    for features, many in (((searched, hasty), 1), ((hasty,), 1), ((searched,), 0)):
+        said = words(search_page({one.feature_idx: one for one in features}, HEADER), "title")
+        assert (f"; for {many} of them {NOT_SEARCHED}" in said) is bool(many)
 
 
 def test_other_seeds_are_said_where_there_are_any():

@@ -1,10 +1,11 @@
 """What the numbers of a comparison mean, in a word and its reasons."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sae_analysis.comparison.tails import Interval
 from sae_analysis.records import FeatureStats, Likeness
+from sae_analysis.wording import NOT_SEARCHED
 
 SUPERSTIMULUS = 0.75
 """Realised fraction below which the search's text is more than the feature ever meets."""
@@ -26,10 +27,10 @@ SAME_TOKEN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict and what it rests on, the decisive reason first.
+    """A verdict and what it rests on: the decisive reason first, then what leaves it unsettled.
 
-    ``is_settled`` says whether nine of ten other texts as long would give the same, and the search did not fall short
-    of the text; None where that is not known.
+    ``is_settled`` says whether nine of ten other texts as long would give the same, and the search was one: it had
+    budget for a step, and did not fall short of the text. None where that is not known.
     """
 
     verdict: str
@@ -51,8 +52,16 @@ def judge(
     ``realised`` is the real maximum as a share of the synthetic one, ``elsewhere`` what other texts as long would
     realise, ``behind_text`` the share of its activation that the shortest sequence keeps behind other text.
     """
-    if found := _plain(real, synthetic):
+    found = _plain(real, synthetic) or _compared(likeness, realised, elsewhere, behind_text)
+    if synthetic.search is None or synthetic.search.is_searched:
         return found
+    return replace(found, reasons=_doubted(found.reasons, NOT_SEARCHED), is_settled=False)
+
+
+def _compared(
+    likeness: Likeness, realised: float | None, elsewhere: Interval | None, behind_text: float | None
+) -> Judgement:
+    """Return the verdict on a feature that both text and search fired."""
     own_token, (share, shares) = _own_token(likeness), _alike(likeness)
     if behind_text is not None and behind_text < NARROW:
         return Judgement("artefact", (f"behind other text {_percent(behind_text)} is left", *own_token, *shares))
@@ -62,15 +71,21 @@ def judge(
     is_settled, doubt = _settled(realised, elsewhere)
     if realised is not None and realised < SUPERSTIMULUS:
         reached = f"real text reaches {_percent(realised)} of it"
-        return Judgement("superstimulus", (reached, *doubt, *_length(likeness), *shares, *own_token), is_settled)
+        reasons = _doubted((reached, *_length(likeness), *shares, *own_token), *doubt)
+        return Judgement("superstimulus", reasons, is_settled)
     verdict = "same trigger" if _is_same_token(likeness) else "same meaning in new words"
-    return Judgement(verdict, (*own_token, *shares, *doubt), is_settled)
+    return Judgement(verdict, _doubted((*own_token, *shares), *doubt), is_settled)
+
+
+def _doubted(reasons: tuple[str, ...], *doubts: str) -> tuple[str, ...]:
+    """Return reasons with what speaks against the verdict behind the one that decides."""
+    return (*reasons[:1], *doubts, *reasons[1:])
 
 
 def _settled(realised: float | None, elsewhere: Interval | None) -> tuple[bool | None, tuple[str, ...]]:
     """Return whether more text or a longer search would leave the verdict as it is, and what speaks against it."""
     if realised is not None and realised > 1:
-        return False, (f"the search fell short of the text, which reaches {_percent(realised)} of it",)
+        return False, ("the search fell short of the text, and a longer one may not",)
     if elsewhere is None:
         return None, ()
     if (elsewhere.low < SUPERSTIMULUS) == (elsewhere.high < SUPERSTIMULUS):

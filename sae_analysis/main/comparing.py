@@ -158,6 +158,7 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
         f"{one.feature_idx} ({_percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
     ]
     middle = f"{_percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
+    caveat = synthetic.not_searched(could)
     return {
         "Compared": f"{counted(len(found.features), 'feature')} on {counted(found.token_count, 'token')}{others}",
         "Verdicts": "; ".join(
@@ -165,7 +166,7 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
             for verdict, many in verdicts.most_common()
         ),
         "Realised": f"{middle} of what the search reached" + (f"; least: {', '.join(least)}" if least else ""),
-    }
+    } | ({"Search": caveat} if caveat else {})
 
 
 def _numbers(found: "ComparisonResult") -> dict[str, Any]:

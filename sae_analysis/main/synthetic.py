@@ -243,13 +243,14 @@ def _resume(finished: "FinishedFeatures", total: int) -> "dict[int, FeatureStats
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
-def _overspent(result: "AnalysisResult") -> str:
+def not_searched(result: "AnalysisResult") -> str:
     """Return what is to be said where the budget did not reach for anything but what populations begin with."""
-    budget = result.provenance.options["budget"]
-    spent = max((stats.search.token_evaluations for stats in result.features if stats.search), default=0)
-    if not isinstance(budget, int) or spent <= budget:
+    searches = [stats.search for stats in result.features if stats.search]
+    spent = [search.token_evaluations for search in searches if not search.is_searched]
+    if not spent:
         return ""
-    return f"; beginnings alone took {spent:,}, and nothing was searched: give a larger --budget"
+    of = "" if len(spent) == len(searches) else f" for {len(spent):,} of {len(searches):,} features"
+    return f"beginnings alone took {max(spent):,}{of}, and nothing was searched: give a larger --budget"
 
 
 _BEYOND = 1.001
@@ -260,6 +261,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     run_, options = result.provenance, result.provenance.options
     found = _numbers(result)
     numbers = {name: value for name, value in options.items() if isinstance(value, int)}
+    caveat = not_searched(result)
     return subject_rows(run_, d_sae) | {
         "BOS": run_.bos,
         "Text": f"{run_.corpus}: the search began from {numbers['real_windows']:,} of its windows, where features fired"
@@ -267,7 +269,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
         else "none to begin with",
         "Search": f"{counted(numbers['budget'], 'token-evaluation')} a feature, sequences of "
         f"{counted(numbers['seq_len'], 'token')}, "
-        f"seed {options['seed']}{_overspent(result)}",
+        f"seed {options['seed']}" + (f"; {caveat}" if caveat else ""),
         "Features": f"{found['fired']:,} of {found['features']:,} fired, {found['beyond_one_token']:,} of them harder "
         "than by any token alone",
     }
@@ -275,7 +277,8 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
 
 def _numbers(result: "AnalysisResult") -> dict[str, int]:
     """Return what a script wants of the report."""
+    hasty = sum(not stats.search.is_searched for stats in result.features if stats.search)
     fired = [stats for stats in result.features if not stats.is_dead]
     alone = [stats.search.single_token[1] for stats in fired if stats.search]
     beyond = sum(stats.max_activation > _BEYOND * value for stats, value in zip(fired, alone, strict=True))
-    return {"features": len(result.features), "fired": len(fired), "beyond_one_token": beyond}
+    return {"features": len(result.features), "fired": len(fired), "beyond_one_token": beyond, "not_searched": hasty}

@@ -71,11 +71,11 @@ class Comparison:
     in text but can``, ``search failed`` or ``dead``."""
 
     reasons: tuple[str, ...]
-    """What the verdict rests on, the decisive reason first."""
+    """What the verdict rests on, the decisive reason first, then what leaves it unsettled."""
 
     is_settled: bool | None = None
-    """Whether nine of ten other texts of the same length would give the same verdict, and the search did not fall short
-    of the text; None where too few activations are known to say."""
+    """Whether nine of ten other texts of the same length would give the same verdict, and the search had budget for a
+    step of its own and did not fall short of the text; None where too few activations are known to say."""
 
     real_max: float
     """Largest activation on the text."""

@@ -24,6 +24,11 @@ class FeatureSearch:
     """Tokens run through the model for this feature, three for one that is run backward too; what several features
     share is divided among them."""
 
+    beginnings: int | None = None
+    """How many of these token-evaluations went before the first step of the search: into single tokens, sequences to
+    begin with, and the stage in embedding space. All of them, where the budget left nothing to search with; None in
+    results that do not say."""
+
     convergence: tuple[tuple[int, float], ...]
     """(token-evaluations, largest activation so far) at every improvement, ascending in both."""
 
@@ -50,6 +55,11 @@ class FeatureSearch:
 
     ceiling: float | None = None
     """Largest pre-activation that any input of the SAE could give; None where the SAE does not norm its input."""
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a step of the search followed the beginnings; where that is not known, it is taken to be so."""
+        return self.beginnings is None or self.token_evaluations > self.beginnings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ class Reporter:
             examples=tuple(examples),
             search=FeatureSearch(
                 token_evaluations=int(searched.token_evaluations),
+                beginnings=int(searched.beginnings),
                 convergence=_improvements(searched.convergence, searched.token_evaluations, reached),
                 single_token=alone,
                 frontier=tuple(fluent[place] for place in kept),

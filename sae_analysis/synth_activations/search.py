@@ -75,6 +75,7 @@ class Search:
         self._convergence: list[list[tuple[int, float]]] = [[] for _ in range(features)]
         self._relaxations: list[tuple[float, float] | None] = [None] * features
         self._is_last = False
+        self._beginnings = 0
 
     def run(self, progress: Progress | None = None) -> dict[int, Searched]:
         """Spend the budget and return what was found, by feature."""
@@ -91,6 +92,7 @@ class Search:
         most_a_round = len(everyone) * settings.seq_len * (3 * settings.children // 2 + GRADIENT_COST + 1)
         with torch.no_grad():
             self._begin_all(everyone, tell)
+            self._beginnings = self._spent
             while (before := self._evaluator.token_evaluations) + most_a_round <= budget:
                 if spent_on_fluent < settings.fluency * before:
                     self._round(self._fluent)
@@ -426,6 +428,7 @@ class Search:
         return Searched(
             found=tuple(sorted(self._elites[place].values(), key=lambda found: -found.value)),
             token_evaluations=self._spent,
+            beginnings=self._beginnings,
             convergence=tuple(self._convergence[place]),
             relaxation=self._relaxations[place],
         )

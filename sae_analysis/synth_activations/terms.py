@@ -85,6 +85,9 @@ class Searched:
     token_evaluations: int
     """Of this feature; what several share is divided."""
 
+    beginnings: int
+    """Token-evaluations of these before the first round."""
+
     convergence: tuple[tuple[int, float], ...]
     """(token-evaluations, largest activation so far, below zero what it lacks to fire) at every improvement."""
 

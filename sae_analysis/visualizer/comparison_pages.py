@@ -85,9 +85,10 @@ def _answer(comparison: Comparison) -> list[Part]:
     if comparison.other_seeds:
         least, most = number(min(comparison.other_seeds)), number(max(comparison.other_seeds))
         said.append(f"other seeds found {least if least == most else f'{least} to {most}'}")
-    # How far text goes is said already, and decides on superstimuli.
-    decisive = comparison.reasons[1:2] if comparison.verdict == "superstimulus" else comparison.reasons[:1]
-    return ["; ".join([*said, *decisive])]
+    # How far text goes is said already, and decides on superstimuli; behind what decides stands what is in doubt.
+    first = 1 if comparison.verdict == "superstimulus" else 0
+    last = 2 if comparison.is_settled is False else first + 1
+    return ["; ".join([*said, *comparison.reasons[first:last]])]
 
 
 def _facts(comparison: Comparison) -> list[Fact]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Synthesis
 from sae_analysis.visualizer.digits import count, counted, number
 from sae_analysis.visualizer.wording import Part, Quoted, pushes
+from sae_analysis.wording import NOT_SEARCHED
 
 _BEFORE, _AFTER = 24, 12
 """Characters of its text quoted on either side of a peak."""
@@ -61,14 +62,15 @@ def marks(example: ActivationExample) -> list[str]:
 
 def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
     """Return the subtitle: what it reaches, on what, at what effort, and what no search would give."""
+    caveat = "" if search.is_searched else f"; {NOT_SEARCHED}"
     if stats.is_dead:
         spent = counted(search.token_evaluations, "token-evaluation")
         near = [example.synthesis.pre_activation for example in stats.examples if example.synthesis]
         closest = f", at best {number(max(near))} before the activation rule" if near else ""
-        return [f"nothing fired it in {spent}{closest}", *pushes(stats)]
+        return [f"nothing fired it in {spent}{closest}{caveat}", *pushes(stats)]
     reached = f"reaches {number(largest(stats))}"
     found = [reached, *_on_what(stats.examples[0])] if stats.examples else [reached]
-    return [*found, _effort(stats, search), *_alone(search), *pushes(stats)]
+    return [*found, _effort(stats, search) + caveat, *_alone(search), *pushes(stats)]
 
 
 def _effort(stats: FeatureStats, search: FeatureSearch) -> str:
