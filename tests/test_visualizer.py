@@ -740,11 +740,26 @@ def test_every_example_of_a_search_has_its_numbers():
         numbers = (
             f"pre-activation {digits.number(origin.pre_activation)} {digits.number(origin.cross_entropy)} nats per"
             f" token found after {digits.count(origin.token_evaluations)} evaluations {value}"
-            f" {origin.provenance}"
+            f" start: {origin.provenance}"
         )
         assert numbers.replace("\xa0", " ") in said.replace("\xa0", " ")
     assert "document" not in said
     assert "token 0" not in said
+
+
+def test_only_text_that_was_read_as_it_is_is_called_real_text():
+    """What the search began with real text and changed says that it began so; the same on the page of a comparison."""
+    one, real, synthetic = compared()
+    begun = [make.synthetic_example(make.window(5, at), 4, 9.0, provenance="real text") for at in range(2)]
+    synthetic = replace(synthetic, examples=tuple(begun))
+    assert all(example.synthesis.token_evaluations == 0 for example in synthetic.search.excerpts)
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    assert words(page, "Found by the search").count("start: real text") == 2
+    assert "start" not in words(page, "real text cut short")
+    assert words(page, "real text cut short").count(" real text") >= 2
+    said = words(feature_page(synthetic), "examples")
+    assert (said.count("start: real text"), said.count("real text")) == (2, 2)
+    assert "; start: what the search began with" in said
 
 
 def test_an_example_without_cross_entropy_says_nothing_of_fluency():

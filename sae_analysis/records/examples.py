@@ -51,7 +51,8 @@ class Synthesis:
     """Whether the residual vector at the peak is an attention sink by its norm: such a firing says little."""
 
     provenance: str
-    """What the population that it came from began with: ``random``, ``real text``, ``relaxed`` …"""
+    """What the population that it came from began with: ``random``, ``real text``, ``relaxed`` … A search changes it
+    since, and real text is real no more; what was read as it is has 0 ``token_evaluations``."""
 
     seed: int
     """Seed of the search."""

@@ -72,6 +72,7 @@ def _legend(stats: FeatureStats) -> str:
     lost = [value for example in shown if example.synthesis for value in example.synthesis.attribution]
     if not stats.is_dead and any(value < 0 for value in lost):
         said += " (pale: gained)"
+    said += "; start: what the search began with"
     met = {mark for example in shown for mark in searches.marks(example)}
     return said + "".join(f"; {mark}: {meaning}" for mark, meaning in _MEANINGS.items() if mark in met)
 
@@ -134,7 +135,7 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
 def _notes(example: ActivationExample) -> Iterator[tuple[str, bool]]:
     """Yield what stands below an example's value, and whether it is a mark: where it comes from, if it is sound."""
     if example.synthesis:
-        for line in set_lines(plain(searches.provenance(example.synthesis)), _VALUE_WIDTH - 8, SMALL):
+        for line in set_lines(plain(searches.start(example.synthesis)), _VALUE_WIDTH - 8, SMALL):
             yield "".join(placed.piece.text for placed in line.placed), False
         yield from ((mark, True) for mark in searches.marks(example))
     elif example.source:

@@ -53,6 +53,11 @@ def provenance(origin: Synthesis) -> str:
     return " ".join(origin.provenance.split()) or "not recorded"
 
 
+def start(origin: Synthesis) -> str:
+    """Return the provenance as what an example was at the start; of text that was read as it is, the provenance."""
+    return f"start: {provenance(origin)}" if origin.token_evaluations else provenance(origin)
+
+
 def marks(example: ActivationExample) -> list[str]:
     """Return what speaks against taking an example at its word."""
     if example.synthesis is None:
