@@ -8,13 +8,16 @@ import numpy as np
 from sae_analysis import directions
 from sae_analysis.corpus import Document
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction import least_bad, no_place, search_hook
+from sae_analysis.reconstruction import LEAST_EXPLAINED, least_bad, no_place, search_hook
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
 from sae_analysis.wording import counted
 
 _LISTED = 12
 """Places shown; JSON holds all."""
+
+_GOOD, _MODERATE = 0.7, LEAST_EXPLAINED
+"""Explained variance from which a fit is called good, or moderate and not weak: which place is best says neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,9 +191,16 @@ def _table(place: Place) -> Iterator[str]:
     elif best := least_bad(place.scores):
         yield f"Belongs:    nowhere: it fits no place of {place.model} ({best}), of {tried} tried on {tokens}"
     else:
-        found = f"clearly {winner.place}" if winner else "nowhere clearly"
-        yield f"Belongs:    {found}, of {tried} of {place.model} tried on {tokens}"
+        found = f"{winner.place}, clearly the best" if winner else "nowhere clearly,"
+        yield f"Belongs:    {found} of {tried} of {place.model} tried on {tokens}"
+        yield f"Best fit:   {_strength(winner or place.scores[0])} on these tokens; other text may give another"
     yield from (f"            {line}" for line in score_table(place.scores))
+
+
+def _strength(score: HookScore) -> str:
+    explained = score.explained_variance
+    word = "good" if explained >= _GOOD else "moderate" if explained >= _MODERATE else "weak"
+    return f"{word}, explained variance {explained:.3f}"
 
 
 def score_table(scores: Sequence[HookScore]) -> Iterator[str]:

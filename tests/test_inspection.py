@@ -77,8 +77,9 @@ def test_with_a_model_it_finds_the_place_and_contradicts_the_file(trained_folder
     assert main(["inspect", *arguments, "--corpus", str(corpus_file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     [place] = [line for line in lines if line.startswith("Belongs:")]
-    assert place == f"Belongs:    clearly {PLACE}, of 19 places of {model_folder} tried on 512 tokens"
-    table = lines[lines.index(place) + 1 :]
+    assert place == f"Belongs:    {PLACE}, clearly the best of 19 places of {model_folder} tried on 512 tokens"
+    assert lines[lines.index(place) + 1].startswith("Best fit:   good, explained variance 0.")
+    table = lines[lines.index(place) + 2 :]
     assert table[0].split() == ["explained", "variance", "cosine", "L0", "place"]
     assert table[1].endswith(f"  {PLACE}")
     assert table[13].split() == ["…", "7", "more"]
@@ -121,8 +122,26 @@ def test_an_sae_that_fits_several_places_alike_belongs_nowhere_clearly(model, sa
     found = inspect_sae(sae, "x", model)
     assert found.place
     place = replace(found.place, winner=None, scores=(replace(found.place.scores[0], explained_variance=0.01),))
-    line = f"Belongs:    nowhere clearly, of 1 place of {model.name} tried on 512 tokens"
-    assert line in list(describe(replace(found, place=place)))
+    lines = list(describe(replace(found, place=place)))
+    assert f"Belongs:    nowhere clearly, of 1 place of {model.name} tried on 512 tokens" in lines
+    assert "Best fit:   weak, explained variance 0.010 on these tokens; other text may give another" in lines
+
+
+@pytest.mark.parametrize(
+    ("explained", "word"),
+    [(0.82, "good"), (0.7, "good"), (0.699, "moderate"), (0.42, "moderate"), (0.3, "moderate"), (0.299, "weak")],
+)
+def test_how_good_a_fit_is_called_depends_on_what_it_explains(explained, word, model, sae):
+    """However clearly the place is the best one."""
+    place = inspect_sae(sae, "x", model).place
+    best = replace(place.scores[0], explained_variance=explained)
+    for winner in (best, None):
+        found = replace(inspect_sae(sae, "x"), place=replace(place, winner=winner, scores=(best, *place.scores[1:])))
+        [line] = [line for line in describe(found) if line.startswith("Best fit")]
+        assert (
+            line
+            == f"Best fit:   {word}, explained variance {explained:.3f} on these tokens; other text may give another"
+        )
 
 
 def test_an_sae_of_another_width_belongs_to_another_model(model):

@@ -2,11 +2,12 @@
 
 from sae_analysis.reconstruction.attachment import AUTO, Sign, Switch, attach
 from sae_analysis.reconstruction.fit import SplicedLoss, check_fit, spliced_loss, update_fit
-from sae_analysis.reconstruction.search import HookSearch, least_bad, no_place, search_hook
+from sae_analysis.reconstruction.search import LEAST_EXPLAINED, HookSearch, least_bad, no_place, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 
 __all__ = [
     "AUTO",
+    "LEAST_EXPLAINED",
     "BosPolicy",
     "HookSearch",
     "Sign",
