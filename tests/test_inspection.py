@@ -172,7 +172,7 @@ def test_what_the_format_alone_implies_is_not_said_by_the_file(tmp_path, model, 
         "(assumed from its format)"
     ) in lines
     attach(sae, model, "blocks.1.hook_resid_post")
-    assert caplog.messages == [f"The SAE was trained on gpt2 (assumed from its format), and is read on {model.name}."]
+    assert caplog.messages[0] == f"The SAE was trained on gpt2 (assumed from its format), and is read on {model.name}."
 
 
 def test_warnings_of_the_reader_are_passed_on(sae):

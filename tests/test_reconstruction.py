@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import D_MODEL, TEXTS, make_sae
 from torch import nn
+from training import gather, train_top_k
 
 from sae_analysis.accumulators import FitStatistics
 from sae_analysis.corpus import Document, TokenStream, Windowing
@@ -291,3 +292,57 @@ def test_attach_warns_of_an_sae_trained_on_another_model(model, tmp_path, caplog
     attach(load_sae(make_sae(tmp_path / "same", lm_name=f"somebody/{Path(model.name).name}")), model, None)
     attach(load_sae(make_sae(tmp_path / "silent")), model, None)
     assert caplog.messages == []
+
+
+def test_attach_warns_of_a_hook_that_the_sae_does_not_name(model, sae, caplog):
+    assert sae.origin.hook == "blocks.1.hook_resid_post"
+    site = attach(sae, model, "blocks.0.hook_resid_post")
+    told = "the SAE says that it reads blocks.1.hook_resid_post"
+    assert caplog.messages == [f"{told[0].upper()}{told[1:]}, and is read at blocks.0.hook_resid_post (--hook)."]
+    assert site.hook_reason == f"--hook; {told}", "it stays with the result"
+    caplog.clear()
+    nowhere = UnifiedSAEInterface(sae.model, origin=replace(sae.origin, hook="blocks.9.hook_resid_post"))
+    assert "reads blocks.9.hook_resid_post" in attach(nowhere, model, "blocks.0.hook_resid_post").hook_reason
+    [message] = caplog.messages
+    assert message.startswith("The SAE says that it reads blocks.9.hook_resid_post, and")
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("blocks.1.hook_resid_post", "blocks.1.hook_resid_post"),
+        ("blocks.1.hook_resid_post", "model.layers.1"),
+        ("blocks.1.hook_resid_pre", "blocks.0.hook_resid_post"),
+        ("blocks.0.hook_resid_post", "layers.1.input"),
+        ("blocks.1.hook_resid_post", None),
+        (None, "blocks.0.hook_resid_post"),
+    ],
+)
+def test_attach_does_not_warn_of_another_name_for_a_place(told, asked, model, sae, caplog):
+    named = UnifiedSAEInterface(sae.model, origin=replace(sae.origin, hook=told))
+    assert "says that" not in attach(named, model, asked).hook_reason
+    assert caplog.messages == []
+
+
+def test_attach_warns_of_where_a_transcoder_writes(model, sae, caplog):
+    hook, hook_out, elsewhere = "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"
+    across = sae.model.reread(is_transcoder=True, subtract_b_dec=False)
+    transcoder = UnifiedSAEInterface(across, origin=replace(sae.origin, hook=hook, hook_out=hook_out))
+    attach(transcoder, model)
+    attach(transcoder, model, hook, hook_out=hook_out)
+    assert caplog.messages == []
+    attach(transcoder, model, hook, hook_out=elsewhere)
+    assert caplog.messages == [
+        f"The SAE says that it writes {hook_out}, and is read at {hook} -> {elsewhere} (--hook)."
+    ]
+
+
+def test_attach_warns_where_the_search_finds_another_place_than_the_sae_names(model, tmp_path, caplog):
+    ids = torch.randint(3, 320, (120, 32), generator=torch.Generator().manual_seed(0))
+    weights = train_top_k(gather(model, ids, [other := "blocks.0.hook_resid_post"])[other], d_sae=128, k=8)
+    attach(load_sae(make_sae(tmp_path / "sae", weights, k=8)), model, "auto")
+    [message] = caplog.messages
+    said = (
+        "The SAE says that it reads blocks.1.hook_resid_post, and is read at blocks.0.hook_resid_post (found by search"
+    )
+    assert message.startswith(said)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_analysis.errors import ModelError
-from sae_analysis.language_model.hook_names import canonical_hook, layer_count, layer_named, meant_hook
+from sae_analysis.language_model.hook_names import canonical_hook, layer_count, layer_named, meant_hook, written_before
 from sae_analysis.language_model.tokens import TokenText
 from sae_analysis.products import fast_products, product
 
@@ -151,11 +151,23 @@ class LanguageModel(ABC):
             advice = f". Nearest: {', '.join(near)}."
         raise ModelError(f"Hook '{hook}' does not exist in {self.name}{has}{advice}")
 
+    def first_name(self, hook: str) -> str:
+        """Return the first of all names of a hook's place: what a block reads is what the one before it wrote.
+
+        Raises:
+            ModelError: no such hook; the message names the nearest ones.
+        """
+        name = written_before(self.hook_name(hook))
+        place = self.hooks()[name]
+        return next(
+            first for first, tap in self.hooks().items() if (tap.module, tap.side) == (place.module, place.side)
+        )
+
     def distinct_hooks(self) -> Mapping[str, Tap]:
         """Return the hooks without those that name a place once more, in the order of the forward pass."""
         distinct: dict[tuple[int, str], str] = {}
         for name, tap in self.hooks().items():
-            if not (name.endswith("hook_resid_pre") and not name.startswith("blocks.0.")):
+            if written_before(name) == name:
                 distinct.setdefault((id(tap.module), tap.side), name)
         return {name: self.hooks()[name] for name in distinct.values()}
 

@@ -53,6 +53,12 @@ def canonical_hook(name: str) -> str:
     return f"blocks.{match[1]}.{found}" if found else name
 
 
+def written_before(name: str) -> str:
+    """Return the hook of the block before where a name means what that one wrote; else the name as it is."""
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", name)
+    return f"blocks.{int(match[1]) - 1}.hook_resid_post" if match and int(match[1]) else name
+
+
 def layer_count(hooks: Sequence[str]) -> int:
     """Return how many layers have a hook among these."""
     return len({match[1] for hook in hooks if (match := _LAYER.fullmatch(hook))})

@@ -83,6 +83,11 @@ def attach(
             [pair],
             found or f"found by search: explained variance {search.scores[0].explained_variance:.3f}",
         )
+    if told := _contradicted(sae, model, pairs[0]):
+        logger.warning(
+            "The SAE says that it %s, and is read at %s (%s).", told, " -> ".join(dict.fromkeys(pairs[0])), reason
+        )
+        reason += f"; the SAE says that it {told}"
     return Site(
         sae=sae,
         model=model,
@@ -183,6 +188,18 @@ def _checked(width: int, does: str, model: LanguageModel, hook: str) -> str:
             )
         )
     return name
+
+
+def _contradicted(sae: UnifiedSAEInterface, model: LanguageModel, pair: tuple[str, str]) -> str:
+    """Return in words where the SAE says that it reads and writes, as far as it is another place; else nothing."""
+    told = {"reads": (sae.origin.hook, pair[0])}
+    if sae.is_transcoder:
+        told["writes"] = (sae.origin.hook_out, pair[1])
+    return " and ".join(
+        f"{does} {hook}"
+        for does, (hook, used) in told.items()
+        if hook is not None and not (model.has_hook(hook) and model.first_name(hook) == model.first_name(used))
+    )
 
 
 # --- what the data say -----------------------------------------------------------------------------------------------
