@@ -294,6 +294,12 @@ def test_attach_warns_of_an_sae_trained_on_another_model(model, tmp_path, caplog
     assert caplog.messages == []
 
 
+def test_attach_passes_on_what_the_reader_warns_of(model, sae, caplog):
+    warned = UnifiedSAEInterface(sae.model, origin=replace(sae.origin, warnings=("Mind the gap.", "And the step.")))
+    attach(warned, model)
+    assert caplog.messages == ["SAE: Mind the gap.", "SAE: And the step."]
+
+
 def test_attach_warns_of_a_hook_that_the_sae_does_not_name(model, sae, caplog):
     assert sae.origin.hook == "blocks.1.hook_resid_post"
     site = attach(sae, model, "blocks.0.hook_resid_post")

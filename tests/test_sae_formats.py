@@ -23,6 +23,7 @@ from checkpoint_factory import (
     gated_keys,
     legacy,
     linear_keys,
+    llama_scope,
     made,
     merged_yaml,
     nested_yaml,
@@ -33,6 +34,7 @@ from checkpoint_factory import (
     rewritten,
     saelens,
     selecting_keys,
+    sparsify,
     vsae,
     write_bomb,
     write_json,
@@ -229,6 +231,43 @@ def test_keys_of_three_classes_are_read_as_one_of_them_with_a_warning(tmp_path):
         "Its keys are those of AutoEncoderTopK, of an early VSAETopK and of BatchTopKSAE: read as the k largest of "
         "each token, which is wrong for the last. Its config.json would tell.",
     )
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda root, p: saelens(root, "standard", free_keys(p), d_in=7), "cfg.json says d_in = 7, ! d_in = 6"),
+        (lambda root, p: saelens(root, "topk", free_keys(p), k=3, d_sae=99), "cfg.json says d_sae = 99, ! d_sae = 10"),
+        (
+            lambda root, p: saelens(root, "transcoder", free_keys(p), hook_out="blocks.7.hook_mlp_out", d_out=5),
+            "cfg.json says d_out = 5, ! d_out = 6",
+        ),
+        (lambda root, p: sparsify(root, p, num_latents=11), "cfg.json says num_latents = 11, ! d_sae = 10"),
+        (
+            lambda root, p: dictionary_learning(root, "AutoEncoderTopK", selecting_keys(p, 3), activation_dim=64),
+            "config.json says activation_dim = 64, ! d_in = 6",
+        ),
+        (
+            lambda root, p: vsae(root, selecting_keys(p, 3), dict_size=512),
+            "config.json says dict_size = 512, ! d_sae = 10",
+        ),
+        (
+            lambda root, p: llama_scope(root, p, norms={"in": 3.0, "out": 3.0}, d_model=4096),
+            "hyperparams.json says d_model = 4096, ! d_in = 6",
+        ),
+    ],
+)
+def test_lengths_that_the_configuration_gives_otherwise_than_the_weights_are_said(tmp_path, write, said):
+    sae = load_sae(write(tmp_path, plain()))
+    assert (sae.activation_dim, sae.dict_size, sae.output_dim) == (6, 10, 6), "the weights count"
+    [warning] = sae.origin.warnings
+    assert warning == f"{said.replace('!', 'and the weights have')}: these count."
+
+
+@pytest.mark.parametrize("said", [None, "7", 7.5, True, [7], 0])
+def test_a_length_that_is_no_number_of_the_weights_says_nothing(tmp_path, said):
+    path = dictionary_learning(tmp_path, "AutoEncoderTopK", selecting_keys(plain(), 3), activation_dim=said)
+    assert load_sae(path).origin.warnings == ()
 
 
 def test_a_variational_file_that_leaves_the_sign_open_offers_both_readings(tmp_path):

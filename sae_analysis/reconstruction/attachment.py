@@ -62,6 +62,8 @@ def attach(
     """
     sae = sae.to(model.device)
     prepend_bos, words = _bos(sae, model, bos)
+    for warning in sae.origin.warnings:
+        logger.warning("SAE: %s", warning)
     _warn_of_another_model(sae, model)
     sae, centre = _centred(sae, model, centre)
     sae = _signed(sae, sign)

@@ -5,7 +5,7 @@ for anything. One letter means one length throughout a file, so that a matrix th
 fit, whatever its name. ``"encoder.weight: D d"`` is read as the transpose of ``"W_enc: d D"``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
+from sae_analysis.sae_formats.settings import Settings, shown
 from sae_analysis.sae_interface import ActivationRule, Origin, SparseAutoencoder, UnifiedSAEInterface
 
 Weights = Mapping[str, Tensor]
@@ -21,6 +22,13 @@ Weights = Mapping[str, Tensor]
 
 _OURS = {"W_enc": "d D", "W_dec": "D o", "W_skip": "d o"}
 """The way round of our matrices."""
+
+_LENGTHS = {
+    "d_in": ("d_in", "activation_dim", "d_model"),
+    "d_sae": ("d_sae", "dict_size", "num_latents"),
+    "d_out": ("d_out",),
+}
+"""What configurations call the lengths of weights, whichever library wrote them; 0 leaves one to another setting."""
 
 _LISTED_KEYS = 8
 _LONGEST_KEY = 80
@@ -111,7 +119,7 @@ class Layout:
         origin = Origin(
             format_name=self.name,
             reason=reason,
-            warnings=built.warnings,
+            warnings=(*_contradicted(checkpoint.config, built.sae), *built.warnings),
             other_rules=built.other_rules,
             sha256=checkpoint.sha256,
             **self.about(checkpoint),
@@ -205,6 +213,18 @@ def _turned(value: Tensor, role: str, dimensions: str) -> Tensor:
     if not ours:
         return value
     return value.T if dimensions[0] != ours[0] else value
+
+
+def _contradicted(config: Settings, sae: SparseAutoencoder) -> Iterator[str]:
+    """Yield in words each length that the configuration gives otherwise than the weights, which are what is read."""
+    (d_in, d_sae), d_out = sae.W_enc.shape, sae.W_dec.shape[1]
+    content = {**config.content, **config.section("trainer").content}
+    for name, length in {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}.items():
+        for key in _LENGTHS[name]:
+            said = content.get(key)
+            if type(said) is int and said not in (0, length):
+                found = f"the weights have {name} = {length}: these count."
+                yield f"{config.file_name} says {key} = {shown(said)}, and {found}"
 
 
 def _check_types(checkpoint: Checkpoint, weights: Weights) -> None:
