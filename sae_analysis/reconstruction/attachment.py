@@ -62,9 +62,7 @@ def attach(
     """
     sae = sae.to(model.device)
     prepend_bos, words = _bos(sae, model, bos)
-    for warning in sae.origin.warnings:
-        logger.warning("SAE: %s", warning)
-    _warn_of_another_model(sae, model)
+    _warn(sae, model)
     sae, centre = _centred(sae, model, centre)
     sae = _signed(sae, sign)
     pairs, reason = _named(sae, model, hook, hook_out)
@@ -85,17 +83,12 @@ def attach(
             [pair],
             found or f"found by search: explained variance {search.scores[0].explained_variance:.3f}",
         )
-    if told := _contradicted(sae, model, pairs[0]):
-        logger.warning(
-            "The SAE says that it %s, and is read at %s (%s).", told, " -> ".join(dict.fromkeys(pairs[0])), reason
-        )
-        reason += f"; the SAE says that it {told}"
     return Site(
         sae=sae,
         model=model,
         hook=pairs[0][0],
         hook_out=pairs[0][1],
-        hook_reason=reason,
+        hook_reason=_confronted(sae, model, pairs[0], reason),
         hook_search=search.scores if search else (),
         prepend_bos=prepend_bos,
         bos=words,
@@ -116,7 +109,10 @@ def _bos(sae: UnifiedSAEInterface, model: LanguageModel, bos: BosPolicy) -> tupl
     return prepend, f"{'prepended, not counted' if prepend else 'not prepended'} ({reason})"
 
 
-def _warn_of_another_model(sae: UnifiedSAEInterface, model: LanguageModel) -> None:
+def _warn(sae: UnifiedSAEInterface, model: LanguageModel) -> None:
+    """Pass on what the reader warns of, and say if the SAE was trained on another model."""
+    for warning in sae.origin.warnings:
+        logger.warning("SAE: %s", warning)
     trained_on = sae.origin.model or ""
     ours, theirs = (name.rstrip("/").rpartition("/")[2].lower() for name in (model.name, trained_on))
     if ours not in theirs and theirs not in ours:
@@ -192,16 +188,21 @@ def _checked(width: int, does: str, model: LanguageModel, hook: str) -> str:
     return name
 
 
-def _contradicted(sae: UnifiedSAEInterface, model: LanguageModel, pair: tuple[str, str]) -> str:
-    """Return in words where the SAE says that it reads and writes, as far as it is another place; else nothing."""
-    told = {"reads": (sae.origin.hook, pair[0])}
+def _confronted(sae: UnifiedSAEInterface, model: LanguageModel, pair: tuple[str, str], reason: str) -> str:
+    """Return why hooks were chosen; if the SAE says that it reads or writes elsewhere, with that, and warn of it."""
+    said = {"reads": (sae.origin.hook, pair[0])}
     if sae.is_transcoder:
-        told["writes"] = (sae.origin.hook_out, pair[1])
-    return " and ".join(
+        said["writes"] = (sae.origin.hook_out, pair[1])
+    told = " and ".join(
         f"{does} {hook}"
-        for does, (hook, used) in told.items()
+        for does, (hook, used) in said.items()
         if hook is not None and not (model.has_hook(hook) and model.first_name(hook) == model.first_name(used))
     )
+    if not told:
+        return reason
+    place = " -> ".join(dict.fromkeys(pair))
+    logger.warning("The SAE says that it %s, and is read at %s (%s).", told, place, reason)
+    return f"{reason}; the SAE says that it {told}"
 
 
 # --- what the data say -----------------------------------------------------------------------------------------------
