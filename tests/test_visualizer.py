@@ -593,7 +593,7 @@ def test_sparkline_heights_are_log_counts_over_the_common_range():
 def test_a_histogram_of_few_firings_says_so_and_counts_on_an_even_scale(many, is_few):
     values = [1.0 + 0.2 * at for at in range(many)]
     fired = make.stats(7, histogram=make.histogram(values), active_count=many, max_activation=values[-1])
-    said = digits.counted(many, "firing")
+    said = digits.shortened(many, "firing")
     page = feature_page(fired)
     for panel in ("activation histogram", "positions"):
         assert (f"only {said}" in words(page, panel)) == is_few

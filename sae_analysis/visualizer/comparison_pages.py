@@ -10,7 +10,7 @@ from sae_analysis.records import Comparison, FeatureStats, Likeness, TokenSpan
 from sae_analysis.visualizer import examples, plots, searches
 from sae_analysis.visualizer.columns import INNER_WIDTH, PANEL_GAP, TINT, Column, title_of
 from sae_analysis.visualizer.curves import Axis, draw_chart, draw_dots, draw_steps
-from sae_analysis.visualizer.digits import UNKNOWN, count, counted, number, share
+from sae_analysis.visualizer.digits import UNKNOWN, count, number, share, shortened
 from sae_analysis.visualizer.panels import Fact, effect_rows, fact_strip
 from sae_analysis.visualizer.plots import Look
 from sae_analysis.visualizer.sheet import Box, Page, Sheet
@@ -137,7 +137,7 @@ def _examples(column: Column, title: str, stats: FeatureStats, scale: float, *, 
     shown = stats.examples[:_SHOWN]
     with column.sheet.panel(title):
         missing = "Nothing fired it: there is no example to show."
-        of_all = f"the strongest {len(shown)} of {counted(len(stats.examples), 'example')}; one scale on this page"
+        of_all = f"the strongest {len(shown)} of {shortened(len(stats.examples), 'example')}; one scale on this page"
         column.heading(title, of_all if shown else missing)
         examples.example_list(column, shown, scale, first_row=first_row)
 
@@ -280,7 +280,7 @@ def comparison_page(
 
 def _overview(features: Sequence[Comparison], token_count: int) -> str:
     verdicts = Counter(one.verdict for one in features)
-    said = f"{counted(len(features), 'feature')} on {counted(token_count, 'token')}: "
+    said = f"{shortened(len(features), 'feature')} on {shortened(token_count, 'token')}: "
     return said + ", ".join(f"{count(many)} {verdict}" for verdict, many in verdicts.most_common())
 
 

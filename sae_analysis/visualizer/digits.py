@@ -92,6 +92,10 @@ def count_tick(value: float) -> str:
     return f"{float(digits):g}{NO_BREAK}{unit}" if unit else digits
 
 
-def counted(value: int, noun: str) -> str:
-    """Return a count with its noun in the right number."""
+def shortened(value: int, noun: str) -> str:
+    """Return ``count`` with its noun in the right number; where it is to be exact, ``sae_analysis.wording.counted``.
+
+    >>> shortened(231_504, "token").replace(NO_BREAK, " ")
+    '232 k tokens'
+    """
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"

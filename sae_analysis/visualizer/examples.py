@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from sae_analysis.records import ActivationExample, FeatureStats, Synthesis
 from sae_analysis.visualizer import searches, wording
 from sae_analysis.visualizer.columns import PANEL_GAP, Column
-from sae_analysis.visualizer.digits import counted, number
+from sae_analysis.visualizer.digits import number, shortened
 from sae_analysis.visualizer.sheet import Box, Sheet, width_of
 from sae_analysis.visualizer.theme import BODY, BODY_LEADING, SMALL, SMALL_LEADING, mix
 from sae_analysis.visualizer.tokens import Line, pieces_of, plain, set_lines, set_round
@@ -53,7 +53,7 @@ def top_examples(column: Column, stats: FeatureStats, scale: float) -> None:
             column.heading("Closest examples" if closest else "Strongest examples", _legend(stats))
             example_list(column, stats.examples, scale)
         else:
-            never = f"It never fired in {counted(stats.token_count, 'token')}: there is no example to show."
+            never = f"It never fired in {shortened(stats.token_count, 'token')}: there is no example to show."
             if stats.search:
                 never = "Nothing that was tried fired it: there is no example to show."
             column.heading("Strongest examples", never if stats.is_dead else "No example was kept.")
@@ -145,7 +145,7 @@ def _notes(example: ActivationExample) -> Iterator[tuple[str, bool]]:
 
 def _facts(origin: Synthesis) -> list[str]:
     fluent = [] if origin.cross_entropy is None else [f"{number(origin.cross_entropy)} nats per token"]
-    found = [f"found after {counted(origin.token_evaluations, 'evaluation')}"] if origin.token_evaluations else []
+    found = [f"found after {shortened(origin.token_evaluations, 'evaluation')}"] if origin.token_evaluations else []
     return [f"pre-activation {number(origin.pre_activation)}", *fluent, *found]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sae_analysis.records import DictionaryStats, FeatureStats, Fit, Histogram
 from sae_analysis.visualizer import examples, panels, plots, searches, synthetic_panels, wording
 from sae_analysis.visualizer.columns import INNER_WIDTH, Column, title_of
-from sae_analysis.visualizer.digits import NO_BREAK, count, counted, number, share, tick
+from sae_analysis.visualizer.digits import NO_BREAK, count, number, share, shortened, tick
 from sae_analysis.visualizer.panels import Fact
 from sae_analysis.visualizer.plots import Look
 from sae_analysis.visualizer.sheet import Page, Sheet
@@ -107,7 +107,7 @@ def statistics_page(
     header = header or Header()
     said = [_dictionary_in_words(dictionary, header.fit)]
     page = title_of(sheet, "The dictionary", said, header)
-    marked = f"; ticks below: the {counted(len(features), 'feature')} asked for" if features else ""
+    marked = f"; ticks below: the {shortened(len(features), 'feature')} asked for" if features else ""
     page.caption(f"features per bin, log scale{marked}")
     page.y += 6
     width, colour = (INNER_WIDTH - GUTTER) / 2, theme.analysis(analysis_type)
@@ -122,7 +122,7 @@ def _dictionary_in_words(dictionary: DictionaryStats, fit: Fit | None) -> str:
     size = dictionary.d_sae
     dead = f"{_part(dictionary.dead_count, size)} never fired" if dictionary.dead_count else "all of them fired"
     dense = _part(dictionary.dense_count, size) if dictionary.dense_count else "none"
-    said = f"{counted(size, 'feature')}: {dead}, {dense} on more than a tenth of the tokens"
+    said = f"{shortened(size, 'feature')}: {dead}, {dense} on more than a tenth of the tokens"
     if fit is None:
         return said
     return (

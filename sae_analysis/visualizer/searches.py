@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Synthesis
-from sae_analysis.visualizer.digits import count, counted, number
+from sae_analysis.visualizer.digits import count, number, shortened
 from sae_analysis.visualizer.wording import Part, Quoted, pushes
 from sae_analysis.wording import NOT_SEARCHED
 
@@ -69,7 +69,7 @@ def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
     """Return the subtitle: what it reaches, on what, at what effort, and what no search would give."""
     caveat = "" if search.is_searched else f"; {NOT_SEARCHED}"
     if stats.is_dead:
-        spent = counted(search.token_evaluations, "token-evaluation")
+        spent = shortened(search.token_evaluations, "token-evaluation")
         near = [example.synthesis.pre_activation for example in stats.examples if example.synthesis]
         closest = f", at best {number(max(near))} before the activation rule" if near else ""
         return [f"nothing fired it in {spent}{closest}{caveat}", *pushes(stats)]
@@ -79,7 +79,7 @@ def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
 
 
 def _effort(stats: FeatureStats, search: FeatureSearch) -> str:
-    spent = counted(search.token_evaluations, "token-evaluation")
+    spent = shortened(search.token_evaluations, "token-evaluation")
     origin = stats.examples[0].synthesis if stats.examples else None
     return f", found after {count(origin.token_evaluations)} of {spent}" if origin else f" in {spent}"
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from sae_analysis.records import FeatureSearch, FeatureStats, Histogram
 from sae_analysis.visualizer import examples, searches
 from sae_analysis.visualizer.columns import Column, title_of
-from sae_analysis.visualizer.digits import count, counted, number, share
+from sae_analysis.visualizer.digits import count, number, share, shortened
 from sae_analysis.visualizer.sheet import Box, Page, Sheet
 from sae_analysis.visualizer.theme import BODY, LIGHT, MARGIN, SMALL, Colour, Theme, mix
 from sae_analysis.visualizer.tokens import pieces_of, set_label, set_round
@@ -110,11 +110,11 @@ def summary_page(
 def _answer(ordered: Sequence[FeatureStats]) -> str:
     searched = any(stats.search for stats in ordered)
     dead = sum(stats.is_dead for stats in ordered)
-    said = counted(len(ordered), "feature")
+    said = shortened(len(ordered), "feature")
     if len(ordered) > 1:
         said += ", strongest first" if searched else ", most frequent first"
     if dead:
-        said += f"; nothing fired {count(dead)} of them" if searched else f"; {counted(dead, 'feature')} never fired"
+        said += f"; nothing fired {count(dead)} of them" if searched else f"; {shortened(dead, 'feature')} never fired"
     return said
 
 
@@ -187,7 +187,7 @@ def _row_on_text(stats: FeatureStats, limits: Limits | None, colour: Colour, neg
         else None,
         note=few_firings(stats),
         numbers=((share(stats.density), fired),),
-        missing=f"never fired in {counted(stats.token_count, 'token')}" if stats.is_dead else "no example was kept",
+        missing=f"never fired in {shortened(stats.token_count, 'token')}" if stats.is_dead else "no example was kept",
         tokens=tuple(item.token for item in stats.top_tokens),
     )
 
@@ -196,7 +196,7 @@ def _row_of_search(stats: FeatureStats, search: FeatureSearch, limits: Limits | 
     best = stats.examples[0] if stats.examples else None
     fluent = best.synthesis.cross_entropy if best and best.synthesis else None
     token, alone = search.single_token
-    spent = counted(search.token_evaluations, "token-evaluation")
+    spent = shortened(search.token_evaluations, "token-evaluation")
     times = searches.gain(stats)
     return _Row(
         spark=partial(_draw_convergence, search=search, limits=limits, theme=theme)

@@ -12,7 +12,7 @@ from sae_analysis.records import FeatureSearch, FeatureStats
 from sae_analysis.visualizer import searches
 from sae_analysis.visualizer.columns import INNER_WIDTH, TINT, Column, title_of
 from sae_analysis.visualizer.curves import Axis, draw_chart, draw_dashes, draw_dots, draw_steps, held_at
-from sae_analysis.visualizer.digits import count, counted, number, share, tick
+from sae_analysis.visualizer.digits import count, number, share, shortened, tick
 from sae_analysis.visualizer.searches import Points
 from sae_analysis.visualizer.sheet import Page, Sheet, width_of
 from sae_analysis.visualizer.synthetic_panels import words
@@ -59,10 +59,10 @@ def _answer(found: Searched, fired: Searched) -> list[Part]:
     best = [stats.examples[0] for stats, _ in fired if stats.examples]
     fluent = [value for value, _ in searches.fluency(tuple(best))]
     spent = sum(search.token_evaluations for _, search in found)
-    said = f"{count(len(fired))} of {counted(len(found), 'feature')} made to fire"
+    said = f"{count(len(fired))} of {shortened(len(found), 'feature')} made to fire"
     unaided = len(fired) - len(gains)
     said += f", {count(unaided)} of them by no token alone," if unaided else ""
-    said += f" in {counted(spent, 'token-evaluation')}"
+    said += f" in {shortened(spent, 'token-evaluation')}"
     if hasty := sum(not search.is_searched for _, search in found):
         said += f"; for {count(hasty)} of them {NOT_SEARCHED}"
     if gains:
@@ -95,7 +95,7 @@ def _fluency(column: Column, fired: Searched, colour: Colour) -> None:
             column.heading("Fluency", "Nothing to show: no search has a frontier of fluency.")
             return
         said = "the strongest found within a cross-entropy; 0 if there is none; "
-        said += f"median and quartiles of {counted(len(curves), 'feature')}"
+        said += f"median and quartiles of {shortened(len(curves), 'feature')}"
         column.heading("Fluency", said)
         across = Axis.over("cross-entropy, nats per token", [x for curve in curves for x, _ in curve])
         levels = sorted({across.low, *(x for curve in curves for x, _ in curve), across.high})
@@ -119,7 +119,7 @@ def _convergence(column: Column, fired: Searched, colour: Colour) -> None:
         if not curves:
             column.heading("How the searches went", "Nothing to show: nothing that was tried was an improvement.")
             return
-        said = f"the strongest so far; {counted(len(curves), 'feature')}, each a thin line; their median thick"
+        said = f"the strongest so far; {shortened(len(curves), 'feature')}, each a thin line; their median thick"
         column.heading("How the searches went", said)
         starts, ends = [points[0][0] for points, _ in curves], [end for _, end in curves]
         across = Axis.of_effort("token-evaluations per feature", min(starts), max(ends))
@@ -145,7 +145,7 @@ def _gains(column: Column, fired: Searched, colour: Colour) -> None:
             return
         left_out = len(fired) - len(gains)
         said = f"strongest activation / that of the best single token; median {number(median(gains))}; dashes: no gain"
-        said += f"; without {counted(left_out, 'feature')} that no token alone fires" if left_out else ""
+        said += f"; without {shortened(left_out, 'feature')} that no token alone fires" if left_out else ""
         column.heading("Gain over one token", said)
         points = [(float(rank), times) for rank, times in enumerate(gains, 1)]
         across = Axis(name="features, least gain first", low=0.5, high=len(gains) + 0.5, is_count=True)
@@ -168,7 +168,7 @@ def _provenances(column: Column, fired: Searched, colour: Colour) -> None:
             return
         total, most = origins.total(), max(origins.values())
         column.heading(
-            "Where the strongest began", f"provenance of the strongest example of {counted(total, 'feature')}"
+            "Where the strongest began", f"provenance of the strongest example of {shortened(total, 'feature')}"
         )
         tint = mix(column.sheet.theme.paper, colour, TINT)
         counts = dict(origins.most_common(_MOST_PROVENANCES))
@@ -177,7 +177,7 @@ def _provenances(column: Column, fired: Searched, colour: Colour) -> None:
         for name, many in counts.items():
             column.row(partial(words, name), values[name], many / most, tint, numbers)
         if len(origins) > len(counts):
-            column.caption(f"and {counted(len(origins) - len(counts), 'provenance')} more")
+            column.caption(f"and {shortened(len(origins) - len(counts), 'provenance')} more")
 
 
 def _relaxations(column: Column, fired: Searched, colour: Colour) -> None:
@@ -188,7 +188,7 @@ def _relaxations(column: Column, fired: Searched, colour: Colour) -> None:
         return
     with column.sheet.panel("What relaxing promised"):
         said = "mixtures of embeddings against their likeliest tokens; below the dashes: what becoming text costs"
-        column.heading("What relaxing promised", f"{said}; {counted(len(points), 'feature')}")
+        column.heading("What relaxing promised", f"{said}; {shortened(len(points), 'feature')}")
         ends = [0.0, *(value for point in points for value in point)]
         across = Axis.over("relaxed, % of the feature's strongest", ends, label=_percent)
         up = Axis.over("discrete, % of the feature's strongest", ends, label=_percent)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_analysis.records import AnalysisResult, FeatureStats, Fit
-from sae_analysis.visualizer.digits import count, counted, number, share
+from sae_analysis.visualizer.digits import count, number, share, shortened
 from sae_analysis.wording import POOR_FIT
 
 _NAMED = 3
@@ -56,20 +56,20 @@ class Header:
         alarm = f"{POOR_FIT}. " if self.fit.is_poor else ""
         return (
             f"{alarm}fit: explained variance {number(self.fit.explained_variance)}, cosine {number(self.fit.cosine)}, "
-            f"{number(self.fit.l0)} features active per token, {counted(self.fit.measured_tokens, 'token')}"
+            f"{number(self.fit.l0)} features active per token, {shortened(self.fit.measured_tokens, 'token')}"
         )
 
 
 def answer(stats: FeatureStats) -> list[Part]:
     """Return the subtitle: how often, on what, towards what."""
     if stats.is_dead:
-        return [f"never fired in {counted(stats.token_count, 'token')}", *pushes(stats)]
+        return [f"never fired in {shortened(stats.token_count, 'token')}", *pushes(stats)]
     return [_how_often(stats), *_on_what(stats), *pushes(stats)]
 
 
 def _how_often(stats: FeatureStats) -> str:
     if stats.active_count == 1:
-        often = f"fired once in {counted(stats.token_count, 'token')}"
+        often = f"fired once in {shortened(stats.token_count, 'token')}"
     else:
         often = f"fires on {share(stats.density)} of tokens"
     if stats.negative_count == stats.active_count:
@@ -125,7 +125,7 @@ def band_name(index: int, bands: int, lower: float, upper: float) -> str:
 
 def few_firings(stats: FeatureStats) -> str:
     """Return how many firings there are, where the shape of a histogram of them says little; else nothing."""
-    return counted(stats.active_count, "firing") if 0 < stats.active_count < _FEW_FIRINGS else ""
+    return shortened(stats.active_count, "firing") if 0 < stats.active_count < _FEW_FIRINGS else ""
 
 
 def firing_caption(stats: FeatureStats) -> str:
@@ -133,6 +133,6 @@ def firing_caption(stats: FeatureStats) -> str:
     few = few_firings(stats)
     counts = f"only {few} in" if few else f"{count(stats.active_count)} of"
     return (
-        f"{counts} {counted(stats.token_count, 'token')} ({share(stats.density)}); "
+        f"{counts} {shortened(stats.token_count, 'token')} ({share(stats.density)}); "
         f"tokens per bin{'' if few else ', log scale'}; activation in the SAE's units"
     )
