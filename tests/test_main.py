@@ -371,7 +371,7 @@ def test_a_search_writes_its_result_and_prints_the_header(
     assert printed.out.splitlines() == [
         f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
         f"{D_SAE} features",
-        f"Model:    {model_folder}, float32 on cpu",
+        f"Model:    {model_folder}, float32 on cpu, 1 thread",
         "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
         "BOS:      not prepended (its tokenizer adds none)",
         "Text:     none to begin with",
@@ -418,6 +418,7 @@ def test_search_options_reach_the_result(searching, tmp_path):
         "bos": "always",
         "list_length": 10,
         "real_windows": 0,
+        "threads": "1",
     }
     assert result.provenance.hook == "blocks.2.hook_resid_pre"
     assert result.provenance.bos == "prepended, not counted (--bos always)"

@@ -153,12 +153,14 @@ def _on_workers(
     """Return what searches on several workers, if that is asked for."""
     if options.engine != "ray":
         return None
+    from sae_analysis.machine import use_threads
     from sae_analysis.scale_out import search_on_workers
 
     workers, lost = (
         workers_of(options, site),
         "A worker was lost and is started anew; what it was at is searched again.",
     )
+    use_threads(workers.threads)  # the result says how many there were, and that is those of the workers
     return search_on_workers(site, planned, settings, workers, model_loader(options), lost=lambda _: say(lost))
 
 

@@ -160,7 +160,8 @@ def synthesize(
             analysis="synthetic",
             names={"corpus": run.corpus if run else ""} | dict(names or {}),
             corpus_sha256=run.corpus_sha256 if run else "",
-            options=asdict(settings) | {"budget": settings.search.budget, "real_windows": windows},
+            options=asdict(settings)
+            | {"budget": settings.search.budget, "real_windows": windows, "threads": str(torch.get_num_threads())},
         ),
         fit=None,
         dictionary=None,
