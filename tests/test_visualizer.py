@@ -21,7 +21,7 @@ from PIL import Image
 
 from sae_analysis.comparison import compare, compare_features
 from sae_analysis.errors import OutputError
-from sae_analysis.records import ActivationExample, FeatureStats, Histogram, Relaxation
+from sae_analysis.records import ActivationExample, FeatureStats, Histogram, Relaxation, TokenSpan
 from sae_analysis.visualizer import (
     LIGHT,
     THEMES,
@@ -1441,6 +1441,25 @@ def test_the_overview_says_that_it_cuts_an_interval():
         page = comparison_page([replace(one, realised_low=0.4, realised_high=high)], 1000, HEADER)
         assert ("goes beyond 150 %" in words(page, "realised")) == is_cut
         assert ("cut at 125 %" in words(page, "features")) == is_cut
+
+
+@pytest.mark.parametrize(
+    ("ends", "on_the_page", "in_the_overview"),
+    [
+        ((2e6, 1.281e9, None), "1.28 B 2.00 M to never", "1.28 B (2.00 M–never)"),
+        ((999e6, 888.8e9, 999.4e9), "889 B 999 M to 999 B", "889 B (999 M–999 B)"),
+        ((5e6, None, None), "never 5.00 M to never", "never (5.00 M–never)"),
+        ((None, None, None), "never", "never"),
+    ],
+)
+def test_tokens_to_meet_it_are_the_same_on_the_page_and_in_the_overview(ends, on_the_page, in_the_overview):
+    one, real, synthetic = compared()
+    known = replace(one, tokens_until=TokenSpan(**dict(zip(("low", "median", "high"), ends, strict=True))))
+    page, overview = feature_comparison_page(known, real, synthetic, HEADER), comparison_page([known], 1000, HEADER)
+    assert f"tokens to meet it {on_the_page} as fluent as text" in words(page)
+    assert f" {in_the_overview} {one.verdict}" in words(overview, "features")
+    assert_legible(page)
+    assert_legible(overview)
 
 
 def test_the_overview_leaves_no_cell_empty():

@@ -31,7 +31,7 @@ _ROWS = 60
 """Features that the overview lists: the least realised."""
 
 _ROW = 14.0
-_BAR_FROM, _BAR_WIDTH = 30.0, 112.0
+_BAR_FROM, _BAR_WIDTH = 30.0, 84.0
 _BAR_END = 1.25
 """Realised fraction at which a bar is cut."""
 
@@ -93,13 +93,12 @@ def _answer(comparison: Comparison) -> list[Part]:
 
 def _facts(comparison: Comparison) -> list[Fact]:
     low, high = comparison.realised_low, comparison.realised_high
-    between = _between(low, high, " to ") or _unsaid(comparison, "")
-    until, behind = comparison.tokens_until, comparison.behind_text
+    until, behind, unsaid = comparison.tokens_until, comparison.behind_text, _unsaid(comparison, "")
     return [
         ("real maximum", number(comparison.real_max), _if(comparison.excerpt_max, "cut short {}")),
         ("synthetic maximum", number(comparison.synthetic_max), _if(comparison.fluent_max, "fluent {}")),
-        ("realised", _part(comparison.realised), between),
-        ("tokens to meet it", _tokens(until.median) if until else UNKNOWN, _span(until) or _unsaid(comparison, "")),
+        ("realised", _part(comparison.realised), _between(low, high, " to ") or unsaid),
+        ("tokens to meet it", _tokens(until.median) if until else UNKNOWN, _span(until, " to ") if until else unsaid),
         ("as fluent as text", number(comparison.as_fluent_max), ""),
         ("one token alone", number(comparison.single_token_max), _if(comparison.ceiling, "ceiling {}")),
         ("behind other text", _part(behind), "" if behind is None else "is left (median)"),
@@ -124,8 +123,15 @@ def _tokens(value: float | None) -> str:
     return "never" if value is None else count(round(value))
 
 
-def _span(until: TokenSpan | None) -> str:
-    return "" if until is None else f"{_tokens(until.low)} to {_tokens(until.high)}"
+def _span(until: TokenSpan, joint: str) -> str:
+    """Return the ends of the interval, each once; nothing where they are what the median is."""
+    ends = [*dict.fromkeys((_tokens(until.low), _tokens(until.high)))]
+    return "" if ends == [_tokens(until.median)] else joint.join(ends)
+
+
+def _median_and_span(until: TokenSpan) -> str:
+    span = _span(until, "–")
+    return f"{_tokens(until.median)} ({span})" if span else _tokens(until.median)
 
 
 def _unsaid(comparison: Comparison, otherwise: str) -> str:
@@ -319,10 +325,10 @@ def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> No
 
 
 _COLUMNS: Mapping[str, float] = {
-    "real": 182.0,
-    "synthetic": 226.0,
-    "realised": 266.0,
-    "other text": 330.0,
+    "real": 154.0,
+    "synthetic": 198.0,
+    "realised": 238.0,
+    "other text": 302.0,
     "tokens to meet it": 402.0,
 }
 """Right edges of the numbers of a row."""
@@ -362,7 +368,7 @@ def _set_row(page: Column, one: Comparison) -> None:
         number(one.synthetic_max),
         _part(one.realised),
         _between(one.realised_low, one.realised_high, "–") or _unsaid(one, UNKNOWN),
-        _unsaid(one, UNKNOWN) if until is None else f"{_tokens(until.low)}–{_tokens(until.median)}",
+        _median_and_span(until) if until else _unsaid(one, UNKNOWN),
     )
     lefts = (_BAR_FROM + _BAR_WIDTH, *_COLUMNS.values())
     for left, right, value in zip(lefts, _COLUMNS.values(), values, strict=False):
