@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,18 @@ def test_features_are_those_asked_for(typed, tmp_path, features, expected):
     assert main(typed(features=features)) == 0
     found = read_result(tmp_path / "out" / "real.json").features
     assert [feature.feature_idx for feature in found] == expected
+
+
+@pytest.mark.parametrize("mode", ["real", "synthetic"])
+def test_fewer_dead_features_than_were_asked_for_are_said_to_be_all(typed, capsys, mode):
+    few = ["--budget", "300", "--n-steps", "0"] if mode == "synthetic" else []
+    assert main([mode, *typed(features="dead:9999", seq_len=8)[1:], *few]) == 2, "more than the SAE has is a slip"
+    capsys.readouterr()
+    assert main([mode, *typed(features=f"dead:{D_SAE}", seq_len=8)[1:], *few]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"\nAsked:    \d+ of {D_SAE} dead features: there are no more\n", printed)
+    assert main([mode, *typed(features="dead:1", seq_len=8)[1:], *few]) == 0
+    assert "Asked:" not in capsys.readouterr().out
 
 
 def test_top_features_are_the_most_frequent_or_the_strongest(typed, tmp_path):

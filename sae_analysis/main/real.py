@@ -164,7 +164,7 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
     assert fit is not None, "measured by every analysis of text"
     assert dictionary is not None, "as above"
     excluded = ", ".join(f"{count:,} {reason}" for reason, count in fit.excluded.items()) or "none"
-    return subject_rows(run_, dictionary.d_sae) | {
+    return subject_rows(result, dictionary.d_sae) | {
         "Corpus": f"{run_.corpus}: {counted(fit.document_count, 'document')}, "
         f"{counted(fit.window_count, 'window')}" + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",

@@ -83,15 +83,26 @@ def model_loader(options: argparse.Namespace) -> "Callable[[], LanguageModel]":
     return partial(load_model, name, dtype=options.dtype, device=options.device)
 
 
-def subject_rows(run: "Provenance", d_sae: int) -> dict[str, str]:
+def subject_rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     """Return the rows of a report that say what was analysed."""
+    run = result.provenance
     threads = run.options.get("threads")
     with_threads = f", {threads} thread{'' if threads == '1' else 's'}" if threads else ""
     return {
         "SAE": f"{run.sae}: {run.sae_format}, {run.activation_rule}, {counted(d_sae, 'feature')}",
         "Model": f"{run.model}, {run.dtype} on {run.device}{with_threads}",
         "Hook": f"{run.place} ({run.hook_reason})",
-    }
+    } | _fewer_than_asked(result)
+
+
+def _fewer_than_asked(result: "AnalysisResult") -> dict[str, str]:
+    """Return the row that says so where fewer features are dead than were asked for; no other rule finds too few."""
+    from sae_analysis.feature_selection import parse_features
+
+    asked, found = result.provenance.asked.get("features"), len(result.features)
+    if not isinstance(asked, str) or found >= (wanted := parse_features(asked).count):
+        return {}
+    return {"Asked": f"{found:,} of {counted(wanted, 'dead feature')}: there are no more"}
 
 
 def pictures(result: "AnalysisResult", options: argparse.Namespace) -> list[Path]:

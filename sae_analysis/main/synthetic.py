@@ -264,7 +264,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
     found = _numbers(result)
     numbers = {name: value for name, value in options.items() if isinstance(value, int)}
     caveat = not_searched(result)
-    return subject_rows(run_, d_sae) | {
+    return subject_rows(result, d_sae) | {
         "BOS": run_.bos,
         "Text": f"{run_.corpus}: the search began from {numbers['real_windows']:,} of its windows, where features fired"
         if run_.corpus
