@@ -397,6 +397,14 @@ def test_the_peak_is_bold_and_its_value_stands_at_the_right():
     assert "document 12 token 344" in words(page, "examples")
 
 
+@pytest.mark.parametrize(("begins_at", "front"), [(0, ""), (340, "… ")])
+def test_a_window_in_the_middle_of_its_document_is_shown_to_be_cut(begins_at, front):
+    example = make.example(("ill", " make", " my", " wish", "es"), 3, 8.25, source_position=begins_at)
+    stats = make.stats(examples=(example,), example_bands=())
+    assert f"activation at the right {front}ill make my wish es 8.25" in words(feature_page(stats), "examples")
+    assert f" {front}ill make my wish es" in words(summary_page({7: stats}, 1, HEADER), "feature 7").replace("10.0", "")
+
+
 def test_the_drawn_token_of_a_band_gives_the_value_not_the_windows_maximum():
     stats = make.stats()
     weak = make.example((" a", " b"), 0, activations=(0.123, 9.0), max_activation=9.0)

@@ -133,7 +133,8 @@ def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | N
         return None
     tokens, peak = examples[0].tokens, examples[0].peak_position
     before, after = "".join(tokens[:peak]), "".join(tokens[peak + 1 :])
-    return ("…" + before[-_AROUND:] if len(before) > _AROUND else before), tokens[peak], after[:_AROUND]
+    is_cut = len(before) > _AROUND or examples[0].source_position > 0
+    return ("…" if is_cut else "") + before[-_AROUND:], tokens[peak], after[:_AROUND]
 
 
 def _row(feature: int, known: Mapping[str, Any], kinds: Iterable[str], folder: Path) -> dict[str, Any]:

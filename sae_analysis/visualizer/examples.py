@@ -9,7 +9,7 @@ from sae_analysis.visualizer.columns import PANEL_GAP, Column
 from sae_analysis.visualizer.digits import number, shortened
 from sae_analysis.visualizer.sheet import Box, Sheet, width_of
 from sae_analysis.visualizer.theme import BODY, BODY_LEADING, SMALL, SMALL_LEADING, mix
-from sae_analysis.visualizer.tokens import Line, pieces_of, plain, set_lines, set_round
+from sae_analysis.visualizer.tokens import ELLIPSIS, Line, Piece, pieces_of, plain, set_lines, set_round
 
 MOST_LINES = 3
 """Lines of text an example may take, one fewer over the whole width; what is further from its peak is cut."""
@@ -111,10 +111,15 @@ def example_list(column: Column, items: Sequence[ActivationExample], scale: floa
         column.y += _EXAMPLE_GAP
 
 
+def pieces_shown(example: ActivationExample) -> list[Piece]:
+    """Return the pieces of an example, behind an ellipsis where its window does not begin with its document."""
+    return [*([ELLIPSIS] if example.source_position else []), *pieces_of(example.tokens)]
+
+
 def _example(column: Column, example: ActivationExample, scale: float, row: int) -> None:
     sheet, peak, right, top = column.sheet, example.peak_position, column.right, column.y
     notes, lines = (_WIDE_VALUE_WIDTH, MOST_LINES - 1) if column.is_wide else (_VALUE_WIDTH, MOST_LINES)
-    for line in set_round(pieces_of(example.tokens), peak, column.width - notes, BODY, lines):
+    for line in set_round(pieces_shown(example), peak, column.width - notes, BODY, lines):
         place = column.take(BODY_LEADING)
         token_line(sheet, line, example, scale, place, row=row)
         if example.synthesis:

@@ -14,7 +14,7 @@ from sae_analysis.visualizer.columns import Column, title_of
 from sae_analysis.visualizer.digits import count, number, share, shortened
 from sae_analysis.visualizer.sheet import Box, Page, Sheet
 from sae_analysis.visualizer.theme import BODY, LIGHT, MARGIN, SMALL, Colour, Theme, mix
-from sae_analysis.visualizer.tokens import pieces_of, set_label, set_round
+from sae_analysis.visualizer.tokens import set_label, set_round
 from sae_analysis.visualizer.wording import Header, few_firings
 
 ROWS_PER_SUMMARY = 12
@@ -252,7 +252,7 @@ def _set_row(column: Column, stats: FeatureStats, index: int, head: _Head, row: 
 def _set_example(sheet: Sheet, stats: FeatureStats, index: int, missing: str, place: Box) -> None:
     if stats.examples:
         example, scale = stats.examples[0], examples.activation_scale(stats)
-        for line in set_round(pieces_of(example.tokens), example.peak_position, place.width, BODY, 1):
+        for line in set_round(examples.pieces_shown(example), example.peak_position, place.width, BODY, 1):
             box = Box(place.x, place.y + 4, place.width, 0)
             examples.token_line(sheet, line, example, scale, box, row=index)
     else:
