@@ -121,6 +121,17 @@ def test_one_of_a_kind_is_no_plural(typed, tmp_path, capsys):
     assert f"Corpus:   {tmp_path / 'one.txt'}: 1 document, 1 window\n" in capsys.readouterr().out
 
 
+def test_few_windows_of_many_paragraphs_are_said_to_be_more_documents(typed, tmp_path, capsys):
+    (text := tmp_path / "one.txt").write_text("\n\n".join([TEXTS[0]] * 4))
+    hint = "The text is 1 document, cut into 2 windows, and an example is one a window. "
+    hint += "With --text-unit blank-line it is 4 documents.\n"
+    assert main(typed(corpus=text, seq_len=64)) == 0
+    assert capsys.readouterr().err == hint
+    for enough in ({"max_examples": 2}, {"max_tokens": 60}, {"text_unit": "blank-line"}):
+        assert main(typed(corpus=text, seq_len=64, **enough)) == 0
+        assert capsys.readouterr().err == "", enough
+
+
 def test_a_run_as_typed_prints_the_same_and_nothing_on_stderr(typed, tmp_path):
     found = as_typed(typed(features="random:2", max_tokens=200))
     assert (found.returncode, found.stderr) == (0, "")

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,25 @@ def read_text(
     collected, text, unfinished = gather(planned, corpus, options)
     names = names_of(options, "model", "sae", "corpus")
     result = with_asked(describe(planned, collected, text, names, table), options)
+    _say_of_paragraphs(result, corpus, settings.max_examples)
     if write:
         write(result)
     unfinished.remove()
     return result
+
+
+def _say_of_paragraphs(result: "AnalysisResult", corpus: "Corpus", wanted: int) -> None:
+    """Say how more examples can be had, if there are fewer windows than those wanted and the text has paragraphs."""
+    fit = result.fit
+    assert fit is not None, "measured by every analysis of text"
+    if fit.window_count >= wanted or fit.truncated or corpus.text_bytes is None:  # the last: no .txt, or much to load
+        return
+    paragraphs = sum(1 for _ in replace(corpus, text_unit="blank-line"))
+    if paragraphs > fit.document_count:
+        say(
+            f"The text is {counted(fit.document_count, 'document')}, cut into {counted(fit.window_count, 'window')}, "
+            f"and an example is one a window. With --text-unit blank-line it is {paragraphs:,} documents."
+        )
 
 
 def gather(planned: "Plan", corpus: "Corpus", options: argparse.Namespace) -> "tuple[Collected, TextRead, Unfinished]":
