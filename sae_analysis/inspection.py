@@ -185,7 +185,7 @@ def _find(
 
 def _table(place: Place) -> Iterator[str]:
     winner = place.winner
-    tried, tokens = counted(len(place.scores), "place"), counted(place.tokens, "token")
+    tried, tokens = _tried(place.scores), counted(place.tokens, "token")
     if not place.scores:
         yield f"Belongs:    nowhere in {place.model}: nothing in it is as wide"
     elif best := least_bad(place.scores):
@@ -201,6 +201,12 @@ def _strength(score: HookScore) -> str:
     explained = score.explained_variance
     word = "good" if explained >= _GOOD else "moderate" if explained >= _MODERATE else "weak"
     return f"{word}, explained variance {explained:.3f}"
+
+
+def _tried(scores: Sequence[HookScore]) -> str:
+    """Return how many places were tried, and in how many readings, where that is why the table has more rows."""
+    places, readings = {score.place for score in scores}, {score.reading for score in scores}
+    return counted(len(places), "place") + (f" in {len(readings)} readings" if len(readings) > 1 else "")
 
 
 def score_table(scores: Sequence[HookScore]) -> Iterator[str]:

@@ -820,7 +820,7 @@ CATALOGUE = [
         "real --hook blocks.1.mlp.hook_post",
         "The SAE reads 16-wide activations, but hook blocks.1.mlp.hook_post of {model} gives 40. Hooks that fit: "
         "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_resid_mid, "
-        "blocks.0.mlp.hook_in, blocks.0.hook_mlp_out and 15 more.",
+        "blocks.0.mlp.hook_in, blocks.0.hook_mlp_out and 13 more.",
     ),
     ("real --hook-out blocks.1.hook_mlp_out", "hook_out is where a transcoder writes, and this SAE writes where it reads: drop the option."),
     ("synthetic --hook nowhere", "Hook 'nowhere' does not exist in {model}. Nearest: "),

@@ -144,6 +144,15 @@ def test_how_good_a_fit_is_called_depends_on_what_it_explains(explained, word, m
         )
 
 
+def test_places_are_counted_once_however_many_readings_are_tried(model, sae, monkeypatch):
+    monkeypatch.setattr(model, "centres", True)  # what a model with LayerNorm does: the SAE may have been trained so
+    found = inspect_sae(sae, "x", model)
+    many = len(model.hooks_of_width(D_MODEL))
+    assert len(found.place.scores) == 2 * many == 38
+    [said] = [line for line in describe(found) if line.startswith("Belongs:")]
+    assert f" of {many} places in 2 readings " in said
+
+
 def test_an_sae_of_another_width_belongs_to_another_model(model):
     wide = UnifiedSAEInterface(
         SparseAutoencoder(

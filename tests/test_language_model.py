@@ -461,7 +461,7 @@ def test_a_hook_that_is_never_reached_is_an_error(model, monkeypatch):
 def test_hooks_are_found_by_width(model):
     assert model.hooks_of_width(40) == [f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS)]
     assert model.hooks_of_width(7) == []
-    assert len(model.hooks_of_width(D_MODEL)) == 7 * LAYERS
+    assert len(model.hooks_of_width(D_MODEL)) == 6 * LAYERS + 1, "what a block reads is what the one before it wrote"
 
 
 def test_sizes_and_context_come_from_the_network(model):

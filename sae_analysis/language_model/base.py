@@ -172,8 +172,8 @@ class LanguageModel(ABC):
         return {name: self.hooks()[name] for name in distinct.values()}
 
     def hooks_of_width(self, width: int) -> list[str]:
-        """Return the names of the hooks whose activations have that length."""
-        return [name for name, tap in self.hooks().items() if tap.width == width]
+        """Return the names of the hooks whose activations have that length, each place once."""
+        return [name for name, tap in self.distinct_hooks().items() if tap.width == width]
 
     def activations(
         self,
