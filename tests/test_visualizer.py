@@ -1322,7 +1322,7 @@ def test_numbers_on_the_page_are_those_of_the_comparison():
     shown.append(f"{digits.number(likeness.length_synthetic)} ({digits.number(likeness.length_real)})")
     for stats in (real, synthetic):
         ablation = stats.examples[0].firing.ablation
-        shown.append(f"divergence {digits.number(ablation.divergence)} nats")
+        shown.append(f"divergence there {digits.number(ablation.divergence)} nats")
         shown += [digits.signed(change) for _, change in (*ablation.raised, *ablation.lowered)]
     assert [text for text in shown if " ".join(text.split()) not in said] == []
     fluency = page.plots["fluency"]

@@ -53,7 +53,7 @@ class Likeness:
     """The same share among the real examples."""
 
     divergence_real: float | None
-    """What ablating the feature changes of the prediction where real examples peak, in nats."""
+    """What ablating the feature changes of the prediction where real examples peak, in nats: a mean over peaks."""
 
     divergence_synthetic: float | None
     """The same where synthetic examples peak, in nats."""

@@ -237,7 +237,7 @@ def _effects(column: Column, title: str, stats: FeatureStats, colour: Colour) ->
         else:
             ablation, half = firing.ablation, (column.width - _HALF_COLUMN_GAP) / 2
             said = "logits at the strongest peak with the feature, less those without it; "
-            column.heading(title, f"{said}divergence {number(ablation.divergence)} nats")
+            column.heading(title, f"{said}divergence there {number(ablation.divergence)} nats")
             raised = Column(column.sheet, column.x, column.y, half)
             lowered = Column(column.sheet, column.right - half, column.y, half)
             effect_rows(raised, "raises", ablation.raised[:_EFFECTS], mix(column.sheet.theme.paper, colour, TINT))
