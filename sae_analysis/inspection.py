@@ -11,7 +11,7 @@ from sae_analysis.language_model import LanguageModel
 from sae_analysis.reconstruction import LEAST_EXPLAINED, least_bad, no_place, search_hook
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
-from sae_analysis.wording import counted
+from sae_analysis.wording import counted, three_digits
 
 _LISTED = 12
 """Places shown; JSON holds all."""
@@ -160,7 +160,8 @@ def describe(inspection: Inspection) -> Iterator[str]:
     yield f"Rule:       {found.rule}; features can{'' if found.separable else 'not'} be encoded one by one"
     for label, spread in {"Encoder": found.encoder_norm, "Decoder": found.decoder_norm}.items():
         if spread:
-            yield f"{label}:    norms {spread.lowest:.3g} to {spread.highest:.3g}, median {spread.median:.3g}"
+            lowest, median, highest = map(three_digits, (spread.lowest, spread.median, spread.highest))
+            yield f"{label}:    norms {lowest} to {highest}, median {median}"
     if cosine := found.encoder_decoder_cosine:
         yield f"Cosine:     encoder to decoder {cosine.lowest:.2f} to {cosine.highest:.2f}, median {cosine.median:.2f}"
     yield f"It says:    {told or 'nothing about where it belongs'}"

@@ -1,5 +1,7 @@
 """Words that reports, pages and errors share."""
 
+import math
+
 POOR_FIT = "POOR FIT, the mean explains more: nothing here can be trusted"
 
 NOT_SEARCHED = "beginnings took the whole budget, and nothing was searched"
@@ -12,3 +14,24 @@ def counted(count: int, noun: str) -> str:
     ('1 token', '2,000 tokens')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number of any unit to three significant digits, zeros at its end too, since it stands beside others.
+
+    >>> three_digits(3.7), three_digits(12_345.0), three_digits(0.0)
+    ('3.70', '12,300', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(f'{mantissa}e{exponent}'):,.{max(0, 2 - int(exponent))}f}"
+
+
+def percent(share: float) -> str:
+    """Return a share of one in per cent, as ``three_digits``.
+
+    >>> percent(0.5), percent(1.07)
+    ('50.0 %', '107 %')
+    """
+    return f"{three_digits(100 * share)} %"

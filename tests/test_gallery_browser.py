@@ -94,6 +94,22 @@ def test_columns_sort_both_ways_and_what_is_missing_stays_last(page):
     assert (rows(browser), head.get_attribute("aria-sort")) == (["2", "0", "1"], "ascending")
 
 
+def test_numbers_of_a_column_have_the_same_digits(browser, tmp_path):
+    real, synthetic = make.results_of([make.comparison_pair()])
+    result = compare(real, synthetic)
+    values = {0.0: "0", 3.7: "3.70", 3.712: "3.71", 0.0712: "0.0712", 12345.0: "12,300"}
+    features = [
+        replace(result.features[0], feature_idx=at, real_max=value, realised=value) for at, value in enumerate(values)
+    ]
+    browser.get(write_gallery(tmp_path, [replace(result, features=tuple(features))]).as_uri())
+    seen = [
+        [cell.text for cell in row.find_elements("css selector", "td")]
+        for row in browser.find_elements("css selector", "#rows tr")
+    ]
+    assert [row[1] for row in seen] == [*values.values()]
+    assert [row[3] for row in seen] == ["0 %", "370 %", "371 %", "7.12 %", "1,230,000 %"]
+
+
 def test_search_finds_numbers_tokens_and_verdicts(page):
     browser, comparison = page
     look_for(browser, "2")

@@ -18,6 +18,7 @@ from sae_analysis.main import main
 from sae_analysis.reconstruction import attach
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
+from sae_analysis.wording import three_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = "blocks.0.hook_resid_post"
@@ -34,14 +35,17 @@ def trained_folder(model, tmp_path_factory):
 def test_without_a_model_it_says_what_the_file_tells(sae_folder, sae):
     weights = topk_weights()
     norms = weights["encoder.weight"].norm(dim=1)
+    lowest, median, highest = (
+        three_digits(float(one)) for one in (norms.min(), norms.double().quantile(0.5), norms.max())
+    )
     found = list(describe(inspect_sae(sae, "some/sae")))
     assert found == [
         "SAE:        some/sae",
         "Format:     dictionary_learning AutoEncoderTopK (dict_class in config.json)",
         f"Shape:      {D_MODEL} -> {D_SAE} features -> {D_MODEL}, autoencoder",
         f"Rule:       TopK(k={K}); features cannot be encoded one by one",
-        f"Encoder:    norms {norms.min():.3g} to {norms.max():.3g}, median {norms.double().quantile(0.5):.3g}",
-        "Decoder:    norms 1 to 1, median 1",
+        f"Encoder:    norms {lowest} to {highest}, median {median}",
+        "Decoder:    norms 1.00 to 1.00, median 1.00",
         "Cosine:     encoder to decoder 1.00 to 1.00, median 1.00",
         "It says:    hook blocks.1.hook_resid_post",
         f"SHA-256:    {sae.origin.sha256}",

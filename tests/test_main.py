@@ -16,6 +16,7 @@ from sae_analysis import main as command_line
 from sae_analysis.artifacts import read_result
 from sae_analysis.feature_selection import GRAMMAR
 from sae_analysis.main import main
+from sae_analysis.wording import percent
 
 ROOT = Path(command_line.__file__).resolve().parents[2]
 
@@ -630,7 +631,7 @@ def test_compare_runs_both_and_writes_all_three(comparing, tmp_path, capsys):
     realised = sorted(one["realised"] for one in found["features"])
     assert [one["realised"] for one in found["features"]] == realised
     printed = capsys.readouterr().out
-    assert f"Realised: {100 * realised[1]:.0f} % (median) of what the search reached; least: " in printed
+    assert f"Realised: {percent(realised[1])} (median) of what the search reached; least: " in printed
     assert printed.endswith(f"Wrote 1 file to {out}:\n  {out / 'comparison.json'}\n")
 
 

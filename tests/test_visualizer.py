@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sae_analysis import wording
 from sae_analysis.comparison import compare, compare_features
 from sae_analysis.errors import OutputError
 from sae_analysis.records import ActivationExample, FeatureStats, Histogram, Relaxation, TokenSpan
@@ -136,7 +137,7 @@ def test_count(value, text):
 
 
 def test_examples_in_the_documentation_of_numbers():
-    assert doctest.testmod(digits).failed == doctest.testmod(plots).failed == 0
+    assert [doctest.testmod(module).failed for module in (digits, plots, wording)] == [0, 0, 0]
 
 
 # Fonts

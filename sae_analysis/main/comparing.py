@@ -21,7 +21,7 @@ from sae_analysis.main.reading import add_long_run_options
 from sae_analysis.main.repeating import add_config_option, asked_for
 from sae_analysis.main.running import drawing_of, open_site
 from sae_analysis.main.screen import page_bar, print_rows, print_summary
-from sae_analysis.wording import counted
+from sae_analysis.wording import counted, percent
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -155,9 +155,9 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
     others = f"; left out, since only one of the results describes them: {_named(alone)}" if alone else ""
     realised = [one.realised for one in found.features if one.realised is not None]
     least = [
-        f"{one.feature_idx} ({_percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
+        f"{one.feature_idx} ({percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
     ]
-    middle = f"{_percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
+    middle = f"{percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
     caveat = synthetic.not_searched(could)
     return {
         "Compared": f"{counted(len(found.features), 'feature')} on {counted(found.token_count, 'token')}{others}",
@@ -184,7 +184,3 @@ def _numbers(found: "ComparisonResult") -> dict[str, Any]:
 def _named(features: Sequence[int]) -> str:
     more = len(features) - _NAMED
     return ", ".join(map(str, features[:_NAMED])) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

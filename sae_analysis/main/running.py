@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
     from sae_analysis.language_model import LanguageModel
     from sae_analysis.reconstruction import Site
-    from sae_analysis.records import AnalysisResult, Provenance
+    from sae_analysis.records import AnalysisResult
     from sae_analysis.visualizer import Drawing
 
 DEMO_NAMES = {

@@ -18,6 +18,7 @@ from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, whole_number
 from sae_analysis.sae_formats.settings import shown
 from sae_analysis.sae_interface import ActivationRule, Gated, JumpReLU, ReLU, TopK, UnifiedSAEInterface
+from sae_analysis.wording import three_digits
 
 _HOOKS = {
     "resid_post": "blocks.{}.hook_resid_post",
@@ -84,8 +85,8 @@ def _about_norms(W_dec: Tensor) -> tuple[str, ...]:
     if torch.allclose(norms, torch.ones_like(norms), atol=_UNIT):
         return ()
     return (
-        f"Decoder rows have norms from {float(norms.min()):.3g} to {float(norms.max()):.3g}; activations are in the "
-        "file's own units (the library may rescale both when it loads).",
+        f"Decoder rows have norms from {three_digits(float(norms.min()))} to {three_digits(float(norms.max()))}; "
+        "activations are in the file's own units (the library may rescale both when it loads).",
     )
 
 

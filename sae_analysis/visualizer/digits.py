@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+from sae_analysis.wording import three_digits
+
 MINUS = "\N{MINUS SIGN}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 UNKNOWN = "\N{EN DASH}"
@@ -26,7 +28,7 @@ def number(value: float | None) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     rounded = float(f"{mantissa}e{exponent}")
     if _PLAIN_FROM <= abs(rounded) < _PLAIN_BELOW:
-        text = f"{rounded:,.{max(0, 2 - int(exponent))}f}"
+        text = three_digits(value)
     else:
         text = f"{mantissa}{NO_BREAK}×{NO_BREAK}{power_of_ten(int(exponent))}"
     return text.replace("-", MINUS)
