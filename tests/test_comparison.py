@@ -202,34 +202,37 @@ def test_a_verdict_changes_at_its_bound(name, value, at_it, below):
 
 def test_likeness_counts_against_what_could_be_expected_at_the_least():
     """Half of a cosine of 0.5, and of an overlap of 0.15, where real examples have less in common."""
-    for name, least in (("residual", 0.5), ("coactive", 0.15)):
+    for name, least, digits in (("residual", 0.5, ".3f"), ("coactive", 0.15, ".4f")):
         only = replace(ALIKE, residual=None, coactive=None)
         apart = replace(only, **{name: 0.46 * least, f"{name}_among_real": 0.01})
         assert judged(apart).verdict == "same trigger"
-        assert judged(apart).reasons[1].startswith("46 % as alike as could be expected")
-        assert f"{0.46 * least:.2f}, where {least:.2f} could be expected" in judged(apart).reasons[2]
+        assert judged(apart).reasons[1].startswith("46.0 % as alike as could be expected")
+        floor = f"{least:.3f} is the least expected"
+        assert judged(apart).reasons[2].endswith(f": {0.46 * least:{digits}}, among real examples 0.0100; {floor}")
         assert judged(replace(apart, **{name: 0.44 * least})).verdict == "second sense"
-        assert judged(replace(apart, **{f"{name}_among_real": None})) == judged(apart), "one real example alone"
+        alone = judged(replace(apart, **{f"{name}_among_real": None}))  # one real example
+        assert alone.verdict == "same trigger"
+        assert alone.reasons[2].endswith(f": {0.46 * least:{digits}}; {floor}")
 
 
 def test_the_reason_that_decides_comes_first():
     alike = (
-        "50 % as alike as could be expected (the same thing: 45 %)",
-        "residual vectors: 0.40, where 0.80 could be expected",
-        "features active beside it: 0.20, where 0.40 could be expected",
+        "50.0 % as alike as could be expected (the same thing: 45.0 %)",
+        "residual vectors: 0.400, among real examples 0.800",
+        "features active beside it: 0.200, among real examples 0.400",
     )
-    tokens = "80 % of its strong sequences fire on a token of its own"
+    tokens = "80.0 % of its strong sequences fire on a token of its own"
     assert judged().reasons == (tokens, *alike)
     long = "residual vectors are 2.50 times as long there"
-    assert judged(realised=0.61).reasons == ("real text reaches 61 % of it", long, *alike, tokens)
-    assert judged(behind_text=0.1).reasons == ("behind other text 10 % is left", tokens, *alike)
+    assert judged(realised=0.61).reasons == ("real text reaches 61.0 % of it", long, *alike, tokens)
+    assert judged(behind_text=0.1).reasons == ("behind other text 10.0 % is left", tokens, *alike)
     other = replace(ALIKE, residual=0.1, coactive=0.1)
-    assert judged(other).reasons[0] == "19 % as alike as could be expected (the same thing: 45 %)"
+    assert judged(other).reasons[0] == "18.8 % as alike as could be expected (the same thing: 45.0 %)"
     assert judged(other).reasons[-1] == tokens
 
 
 def test_a_verdict_that_other_texts_would_not_give_is_said_to_be_unsettled():
-    doubt = "other texts as long would reach 39 % to 160 %"
+    doubt = "other texts as long would reach 39.0 % to 160 %"
     for realised, interval, is_settled in (
         (0.61, between(0.39, 1.6), False),
         (0.80, between(0.39, 1.6), False),

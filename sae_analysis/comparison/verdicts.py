@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sae_analysis.comparison.tails import Interval
 from sae_analysis.records import FeatureStats, Likeness
-from sae_analysis.wording import NOT_SEARCHED
+from sae_analysis.wording import NOT_SEARCHED, percent, three_digits
 
 SUPERSTIMULUS = 0.75
 """Realised fraction below which the search's text is more than the feature ever meets."""
@@ -64,13 +64,13 @@ def _compared(
     """Return the verdict on a feature that both text and search fired."""
     own_token, (share, shares) = _own_token(likeness), _alike(likeness)
     if behind_text is not None and behind_text < NARROW:
-        return Judgement("artefact", (f"behind other text {_percent(behind_text)} is left", *own_token, *shares))
+        return Judgement("artefact", (f"behind other text {percent(behind_text)} is left", *own_token, *shares))
     is_same = _is_same_token(likeness) if share is None else share >= ALIKE  # no firing was looked at: tokens decide
     if not is_same:
         return Judgement("second sense", (*shares, *own_token))
     is_settled, doubt = _settled(realised, elsewhere)
     if realised is not None and realised < SUPERSTIMULUS:
-        reached = f"real text reaches {_percent(realised)} of it"
+        reached = f"real text reaches {percent(realised)} of it"
         reasons = _doubted((reached, *_length(likeness), *shares, *own_token), *doubt)
         return Judgement("superstimulus", reasons, is_settled)
     verdict = "same trigger" if _is_same_token(likeness) else "same meaning in new words"
@@ -90,7 +90,7 @@ def _settled(realised: float | None, elsewhere: Interval | None) -> tuple[bool |
         return None, ()
     if (elsewhere.low < SUPERSTIMULUS) == (elsewhere.high < SUPERSTIMULUS):
         return True, ()
-    return False, (f"other texts as long would reach {_percent(elsewhere.low)} to {_percent(elsewhere.high)}",)
+    return False, (f"other texts as long would reach {percent(elsewhere.low)} to {percent(elsewhere.high)}",)
 
 
 def _plain(real: FeatureStats, synthetic: FeatureStats) -> Judgement | None:
@@ -116,31 +116,31 @@ def _alike(likeness: Likeness) -> tuple[float | None, tuple[str, ...]]:
     shares, said = [], []
     for what, (value, among_real) in known.items():
         if value is not None:
-            expected = max(among_real or 0.0, _LEAST_EXPECTED[what])
+            least = _LEAST_EXPECTED[what]
+            expected = max(among_real or 0.0, least)
             shares.append(min(1.0, max(0.0, value) / expected))
-            said.append(f"{what}: {value:.2f}, where {expected:.2f} could be expected")
+            among = "" if among_real is None else f", among real examples {three_digits(among_real)}"
+            floor = f"; {three_digits(least)} is the least expected" if expected == least else ""
+            said.append(f"{what}: {three_digits(value)}{among}{floor}")
     if not shares:
         return None, ()
     share = statistics.fmean(shares)
-    return share, (f"{_percent(share)} as alike as could be expected (the same thing: {_percent(ALIKE)})", *said)
+    return share, (f"{percent(share)} as alike as could be expected (the same thing: {percent(ALIKE)})", *said)
 
 
 def _own_token(likeness: Likeness) -> tuple[str, ...]:
     if likeness.same_token is None:
         return ()
-    return (f"{_percent(likeness.same_token)} of its strong sequences fire on a token of its own",)
+    return (f"{percent(likeness.same_token)} of its strong sequences fire on a token of its own",)
 
 
 def _length(likeness: Likeness) -> tuple[str, ...]:
     """Return how much of a superstimulus is the size of the residual vector, not its direction."""
     if not likeness.length_real or likeness.length_synthetic is None:
         return ()
-    return (f"residual vectors are {likeness.length_synthetic / likeness.length_real:.2f} times as long there",)
+    times = three_digits(likeness.length_synthetic / likeness.length_real)
+    return (f"residual vectors are {times} times as long there",)
 
 
 def _is_same_token(likeness: Likeness) -> bool:
     return likeness.same_token is not None and likeness.same_token >= SAME_TOKEN
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
