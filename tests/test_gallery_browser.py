@@ -75,6 +75,13 @@ def test_it_opens_on_the_overview_without_a_word_of_complaint(page):
     assert browser.get_log("browser") == []
 
 
+def test_it_says_how_many_features_are_drawn_where_not_all_are(browser, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "feature_1_real.png")
+    result = make.result([make.stats(index) for index in range(3)])
+    browser.get(write_gallery(tmp_path, [result]).as_uri())
+    assert browser.find_element("id", "count").text == "3 of 3 features, 1 of them drawn"
+
+
 def test_it_asks_for_nothing_but_its_pictures(page):
     browser, _ = page
     pictures(browser)
