@@ -12,6 +12,9 @@ from sae_analysis.main.screen import print_error
 
 EXIT_USER_ERROR = 2
 
+FEATURES = "random:10"
+"""Features that are analysed where none are asked for."""
+
 _MOST_DIGITS = 12
 """Longest number that is taken for one; what is longer is a slip of the hand and would not fit into memory."""
 
@@ -118,7 +121,12 @@ def add_subject_options(parser: argparse.ArgumentParser, *, seed: str) -> None:
     )
     group.add_argument("--sae", type=name_or_demo, help="SAE checkpoint, file, folder or name (default: the demo SAE)")
     _add_place_options(group)
-    group.add_argument("--features", default="random:10", metavar="SPEC", help=f"{GRAMMAR} (default: random:10)")
+    group.add_argument(
+        "--features",
+        default=FEATURES,
+        metavar="SPEC",
+        help=f"{GRAMMAR} (default: {FEATURES}; in compare those of a result that is given)",
+    )
     group.add_argument("--seed", type=count, default=0, help=seed)
 
 

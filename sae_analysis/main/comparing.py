@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main import real, synthetic
 from sae_analysis.main.arguments import (
+    FEATURES,
     HelpFormatter,
     add_output_options,
     add_reading_options,
@@ -25,9 +26,6 @@ from sae_analysis.wording import counted, percent
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
-
-_FEATURES = "random:10"
-"""Features that are compared where neither they nor a result are given."""
 
 _FIRINGS = 3
 """Examples of each kind whose firings are compared."""
@@ -122,7 +120,7 @@ def _make(
     given = does or could
     asked = options.features
     if asked is None:
-        asked = _listed(given) if given else _FEATURES
+        asked = _listed(given) if given else FEATURES
     corpus, selection = None, parse_features(asked)
     if does is None:
         source = options.corpus or default_corpus()
