@@ -723,7 +723,7 @@ CATALOGUE = [
     # Choices.
     ("real --text-unit line", "argument --text-unit: invalid choice: 'line' (choose from"),
     ("real --bos maybe", "argument --bos: invalid choice: 'maybe'"),
-    ("real --encoder sparse", "argument --encoder: invalid choice: 'sparse'"),
+    *((f"{mode} --encoder sparse", "argument --encoder: invalid choice: 'sparse'") for mode in ("real", "synthetic", "compare")),
     ("real --theme pink", "argument --theme: invalid choice: 'pink'"),
     ("real --format gif", "argument --format: invalid choice: 'gif'"),
     ("real --center-residual yes", "argument --center-residual: invalid choice: 'yes'"),

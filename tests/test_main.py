@@ -635,6 +635,12 @@ def test_compare_runs_both_and_writes_all_three(comparing, tmp_path, capsys):
     assert printed.endswith(f"Wrote 1 file to {out}:\n  {out / 'comparison.json'}\n")
 
 
+@pytest.mark.parametrize("encoder", ["dense", "screened"])
+def test_compare_encodes_its_text_as_it_is_told(comparing, tmp_path, encoder):
+    assert main(comparing(encoder=encoder)) == 0
+    assert read_result(tmp_path / "out" / "real.json").provenance.options["encoder"] == encoder
+
+
 def test_both_analyses_keep_as_many_examples_as_are_asked_for(comparing, tmp_path):
     assert main(comparing(max_examples=2, firings=1)) == 0
     for name in ("real", "synthetic"):

@@ -235,7 +235,7 @@ def test_a_run_is_repeated_from_its_result(options, tmp_path):
 def test_a_search_and_a_comparison_are_repeated_too(options, tmp_path):
     searched = ["--features", "1", "--budget", "300", "--seq-len", "4", "--n-steps", "0", "--firings", "0"]
     one, two = tmp_path / "one", tmp_path / "two"
-    common = ["--threads", "1", "--no-figures"]
+    common = ["--threads", "1", "--no-figures", "--encoder", "dense"]  # which a repetition says, where it was measured
     assert main(["compare", *options, *searched, *common, "--output", str(one)]) == 0
     again = ["compare", "--config", str(one / "comparison.json"), "--no-figures", "--output", str(two)]
     assert main(again) == 0
@@ -245,7 +245,7 @@ def test_a_search_and_a_comparison_are_repeated_too(options, tmp_path):
     assert "--n-steps=0" in typed
     assert "--firings=0" in typed
     given = ["--real", str(one / "real.json"), "--synthetic", str(one / "synthetic.json"), str(two / "synthetic.json")]
-    assert main(["compare", *given, "--no-figures", "--output", str(tmp_path / "given")]) == 0
+    assert main(["compare", *given, "--no-figures", "--encoder", "dense", "--output", str(tmp_path / "given")]) == 0
     assert read_any(tmp_path / "given" / "comparison.json").asked["synthetic"] == (given[3], given[4])
     again = ["compare", "--config", str(tmp_path / "given" / "comparison.json"), "--output", str(tmp_path / "again")]
     assert main([*again, "--no-figures"]) == 0

@@ -176,6 +176,13 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
         "--text-field", type=name, default="text", help="where JSON objects and parquet tables keep their text"
     )
     group.add_argument("--max-tokens", type=positive, help="stop after that many tokens (default: the whole corpus)")
+    group.add_argument(
+        "--encoder",
+        choices=("auto", "dense", "screened"),
+        default="auto",
+        help="how the SAE encodes: every feature of every token; or only what may fire, found by a cheaper product, "
+        "which gives the same to rounding; auto measures which is faster",
+    )
 
 
 def add_bos_option(group: argparse._ArgumentGroup, *, where: str) -> None:

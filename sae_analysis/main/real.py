@@ -70,13 +70,6 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         help="tokens on which all features are encoded, for the fit and the dictionary; after these only those asked "
         "for",
     )
-    group.add_argument(
-        "--encoder",
-        choices=("auto", "dense", "screened"),
-        default="auto",
-        help="how the SAE encodes: every feature of every token; or only what may fire, found by a cheaper product, "
-        "which gives the same to rounding; auto measures which is faster",
-    )
     group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
     add_bos_option(group, where="window")
     group.add_argument(

@@ -217,6 +217,7 @@ def scan(
             seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens, chunk_size=options.chunk_size
         ),
         bos=options.bos,
+        encoder=options.encoder,
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
