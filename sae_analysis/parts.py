@@ -106,7 +106,7 @@ class Storage:
                     while block := file.read(_BLOCK_BYTES):
                         target.write(block)
         except OSError as error:
-            raise OutputError(f"{self.place(name)} cannot be written: {error}. Check --storage.") from None
+            raise OutputError(f"{self.place(name)} cannot be written: {error}. Check the storage.") from None
 
     def read(self, name: str) -> Part:
         """Read a part.
@@ -142,7 +142,7 @@ class Storage:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(
-                f"Part {self.place(name)} cannot be read: {reason}. Give one that real --shard wrote."
+                f"Part {self.place(name)} cannot be read: {reason}. Give one that a shard wrote."
             ) from None
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise OutputError(

@@ -285,7 +285,7 @@ def provenance(**fields: Any) -> Provenance:
     """Return where the made-up results come from."""
     base: dict[str, Any] = {
         "analysis": "real", "model": "gelu-1l", "model_sha256": "0" * 64, "hook": "blocks.0.hook_mlp_out",
-        "hook_out": "blocks.0.hook_mlp_out", "hook_reason": "--hook", "hook_search": (),
+        "hook_out": "blocks.0.hook_mlp_out", "hook_reason": "as asked for", "hook_search": (),
         "sae": "demo/sae.safetensors", "sae_sha256": "1" * 64, "sae_format": "dictionary_learning",
         "activation_rule": "TopK(k=32)", "corpus": "tiny-stories", "corpus_sha256": "2" * 64, "bos": "added",
         "logit_convention": "decoder @ unembed", "dtype": "float32", "device": "cpu", "options": {}, "versions": {},

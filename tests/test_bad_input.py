@@ -700,7 +700,7 @@ CATALOGUE = [
     ("real --shard 1/2 --chunk-size 100 --engine ray --ray-address 127.0.0.1:1", "The Ray cluster at 127.0.0.1:1 cannot be had: "),
     ("merge", "the following arguments are required: PART"),
     ("merge ''", "argument PART: expected a path or a name, got nothing"),
-    ("merge {tmp}/gone", "Part {tmp}/gone/real.part cannot be read: No such file or directory. Give one that real --shard wrote."),
+    ("merge {tmp}/gone", "Part {tmp}/gone/real.part cannot be read: No such file or directory. Give one that a shard wrote."),
     ("merge {tmp}", "Part {tmp}/real.part cannot be read: No such file or directory."),
     ("merge {tmp}/gone.part", "Part {tmp}/gone.part cannot be read: No such file or directory."),
     ("merge {real}", "Part {real}/real.part cannot be read: Not a directory."),
@@ -797,10 +797,10 @@ CATALOGUE = [
     ("compare --features 0,48", "Feature 48 does not exist: the SAE has features 0 to 47."),
     (
         "compare --features 7 --real {real}",
-        "The real result describes 2 features (0 to 1), and --features asks for feature 7: they have none in "
-        "common. Give a result of these features, or drop --features.",
+        "The real result describes 2 features (0 to 1), and features asks for feature 7: they have none in "
+        "common. Give a result of these features, or leave features out.",
     ),
-    ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and --features asks"),
+    ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and features asks"),
     # Names that name nothing.
     *(
         (f"real --{option} ''", f"argument --{option}: expected a path or a name, got nothing")
@@ -923,7 +923,7 @@ CATALOGUE = [
     ("real --sae {odd_width_sae} --hook auto", "7"),
     (
         "real --sae {shifted_sae}",
-        "and a mean would reach 0. Check --hook, --bos and --model, or look at the results anyway with --allow-poor-fit.",
+        "and a mean would reach 0. Check hook, bos and model, or look at the results anyway with allow_poor_fit.",
     ),
     ("real --sae {no_config_json}", "SAE configuration {no_config_json}/config.json is not JSON: "),
     ("real --sae {cut_config}", "SAE configuration {cut_config}/config.json is not JSON: "),
@@ -958,7 +958,7 @@ CATALOGUE = [
     ("real --corpus {empty_list}", "The corpus has 0 tokens to count, in 0 documents: statistics need at least 16. Give more text."),
     ("real --corpus {one_word}", "The corpus has 3 tokens to count, in 1 document: statistics need at least 16. Give more text."),
     ("real --corpus {blank_text} --text-unit blank-line", "The corpus has 0 tokens to count, in 0 documents"),
-    ("real --corpus {empty_text} --hook auto", "The corpus has no text to look for the SAE's place on: give more, or name it with --hook."),
+    ("real --corpus {empty_text} --hook auto", "The corpus has no text to look for the SAE's place on: give more, or name the hook."),
     ("real --corpus {latin_text}", "Corpus {latin_text} is not UTF-8: byte 0xe9 at offset 3. Convert it, for instance with iconv."),
     ("real --corpus {latin_text} --text-unit blank-line", "Corpus {latin_text} is not UTF-8: byte 0xe9 at offset 3."),
     ("real --corpus {utf16_text}", "Corpus {utf16_text} is not UTF-8: byte 0xff at offset 0."),
@@ -969,10 +969,10 @@ CATALOGUE = [
     ("real --corpus {bracket_line}", "Corpus {bracket_line} line 1 is not JSON: "),
     ("real --corpus {digits_line}", "Corpus {digits_line} line 1 is not JSON: "),
     ("real --corpus {surrogate_line}", "Corpus {surrogate_line} line 1 holds half a surrogate pair, which is no text. Mend or remove it."),
-    ("real --corpus {number_line}", "Corpus {number_line} line 2 has no text in field 'text': found int. Name it with --text-field."),
+    ("real --corpus {number_line}", "Corpus {number_line} line 2 has no text in field 'text': found int. Name it with text_field."),
     ("real --corpus {null_line}", "Corpus {null_line} line 1 has no text in field 'text': found fields text."),
     ("real --corpus {nested_line}", "Corpus {nested_line} line 1 has no text in field 'text': found fields text."),
-    ("real --text-field body", "Corpus {corpus} line 1 has no text in field 'body': found fields text. Name it with --text-field."),
+    ("real --text-field body", "Corpus {corpus} line 1 has no text in field 'body': found fields text. Name it with text_field."),
     ("real --corpus {broken_list}", "Corpus {broken_list} is not JSON: "),
     ("real --corpus {lines_as_list}", "A file of one object a line is .jsonl."),
     ("real --corpus {object_file}", "Corpus {object_file} holds a JSON dict: expected a list of texts or objects."),
@@ -986,7 +986,7 @@ CATALOGUE = [
     ("real --corpus {image_as_parquet}", "Corpus {image_as_parquet} cannot be read: Couldn't deserialize thrift"),
     ("real --corpus {parquet_damaged_inside}", "Corpus {parquet_damaged_inside} cannot be read: Couldn't deserialize thrift"),
     ("real --corpus {parquet_of_numbers}", "Corpus {parquet_of_numbers} row 1 has no text in field 'text': found int."),
-    ("real --corpus {parquet_without_text}", "Corpus {parquet_without_text} has no column 'text': found body. Name it with --text-field."),
+    ("real --corpus {parquet_without_text}", "Corpus {parquet_without_text} has no column 'text': found body. Name it with text_field."),
     ("real --corpus {parquet_with_a_hole}", "Corpus {parquet_with_a_hole} row 2 has no text in field 'text': found NoneType."),
     ("synthetic --corpus {tmp}/no.txt", "Corpus {tmp}/no.txt does not exist: give a"),
     ("synthetic --corpus {empty_text}", "The corpus has 0 tokens to count, in 1 document: statistics need at least 16. Give more text."),
@@ -1106,14 +1106,14 @@ CATALOGUE = [
     ("compare --synthetic {real}", "A result of 'real' was given as a search: give a synthetic.json, or drop --synthetic."),
     # Outputs.
     *(
-        (f"{command} --output {{mine}}", "Output folder {mine} cannot be written to: File exists. Choose another with --output.")
+        (f"{command} --output {{mine}}", "Output folder {mine} cannot be written to: File exists. Choose another folder.")
         for command in ("real", "synthetic", "compare", "redraw {real}", "export {real} --to parquet")
     ),
-    ("real --output {mine}/below", "Output folder {mine}/below cannot be written to: Not a directory. Choose another with --output."),
+    ("real --output {mine}/below", "Output folder {mine}/below cannot be written to: Not a directory. Choose another folder."),
     ("real --output {output_pipe}", "Output folder {output_pipe} cannot be written to: File exists."),
     ("real --output /dev/null/out", "Output folder /dev/null/out cannot be written to: Not a directory."),
     ("real --output /proc/out", "Output folder /proc/out cannot be written to: "),
-    (f"real --output {{tmp}}/{'x' * 300}", "cannot be written to: File name too long. Choose another with --output."),
+    (f"real --output {{tmp}}/{'x' * 300}", "cannot be written to: File name too long. Choose another folder."),
     ("export {real} --to parquet --output /sys/out", "Output folder /sys/out cannot be written to: "),
 ]  # fmt: skip
 

@@ -236,7 +236,7 @@ def test_json_that_is_no_list_is_refused(tmp_path):
 def test_an_item_without_text_is_named(tmp_path, item, found):
     (path := tmp_path / "a.jsonl").write_text(json.dumps(item))
     assert refusal(path) == (
-        f"Corpus {path} line 1 has no text in field 'text': found {found}. Name it with --text-field."
+        f"Corpus {path} line 1 has no text in field 'text': found {found}. Name it with text_field."
     )
 
 
@@ -250,7 +250,7 @@ def test_parquet_without_the_column_names_what_there_is(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"body": ["x"], "id": [1]}), path := tmp_path / "a.parquet")
-    assert refusal(path) == f"Corpus {path} has no column 'text': found body, id. Name it with --text-field."
+    assert refusal(path) == f"Corpus {path} has no column 'text': found body, id. Name it with text_field."
 
 
 def test_a_null_in_parquet_is_named_by_row(tmp_path):
@@ -259,7 +259,7 @@ def test_a_null_in_parquet_is_named_by_row(tmp_path):
 
     parquet.write_table(pyarrow.table({"text": ["x", None]}), path := tmp_path / "a.parquet")
     assert refusal(path) == (
-        f"Corpus {path} row 2 has no text in field 'text': found NoneType. Name it with --text-field."
+        f"Corpus {path} row 2 has no text in field 'text': found NoneType. Name it with text_field."
     )
 
 

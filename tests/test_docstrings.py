@@ -219,3 +219,15 @@ def test_the_public_surface_is_there_and_all_of_it_is_described():
     [said] = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
     assert imported == set(sae_analysis.__all__) == set(said)
     assert said == sorted(said)
+
+
+def test_the_library_names_parameters_and_no_options_of_the_command_line():
+    named = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {node.value}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "main"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.search(r"(?<![\w-])--[a-z]", node.value) and " " in node.value  # no argument of another program
+    ]
+    assert named == []

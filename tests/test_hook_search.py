@@ -186,8 +186,8 @@ def test_a_sign_asked_of_an_sae_that_leaves_none_open_is_refused(model, sae):
     with pytest.raises(SAEFormatError) as caught:
         attach(sae, model, sign="signed")
     assert str(caught.value) == (
-        "--vsae-sign signed was asked for, but dictionary_learning AutoEncoderTopK leaves nothing open: its rule is "
-        f"TopK(k={K}). Drop the option."
+        "The reading signed was asked for, but dictionary_learning AutoEncoderTopK leaves nothing open: its rule is "
+        f"TopK(k={K}). Ask for none."
     )
 
 
@@ -286,7 +286,7 @@ def test_an_sae_without_a_clear_place_lists_the_candidates(model):
     listed = ", ".join(f"{score.place} {score.explained_variance:.3f}" for score in scores[:6])
     assert str(caught.value) == (
         f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained variance on "
-        f"512 tokens: {listed} and {len(scores) - 6} more. Choose one with --hook, or give the SAE's own model."
+        f"512 tokens: {listed} and {len(scores) - 6} more. Name one as hook, or give the SAE's own model."
     )
 
 
@@ -359,9 +359,7 @@ def test_our_own_sample_is_a_few_hundred_tokens_long(model):
 def test_a_search_without_text_says_so(model, trained):
     with pytest.raises(CorpusError) as caught:
         attach(trained[PLACES[0]], model, documents=[Document(name="empty", text="")])
-    assert str(caught.value) == (
-        "The corpus has no text to look for the SAE's place on: give more, or name it with --hook."
-    )
+    assert str(caught.value) == ("The corpus has no text to look for the SAE's place on: give more, or name the hook.")
 
 
 # --- what counts as clear, by hand ---------------------------------------------------------------------------------

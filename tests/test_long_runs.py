@@ -207,7 +207,7 @@ def test_what_does_not_belong_together_is_not_merged(options, tmp_path, capsys, 
     )
     assert refused(first, first, second) == f"Parts {first} and {first} both hold shard 1: give each shard once."
     assert refused(tmp_path / "gone") == (
-        f"Part {tmp_path}/gone/real.part cannot be read: No such file or directory. Give one that real --shard wrote."
+        f"Part {tmp_path}/gone/real.part cannot be read: No such file or directory. Give one that a shard wrote."
     )
     Path(second).write_bytes(Path(second).read_bytes()[:-1])
     assert refused(first, second) == (
@@ -307,7 +307,7 @@ def test_a_corpus_that_has_changed_is_refused_and_the_state_is_kept(
     long_corpus.write_text("\n".join([lines[0], lines[1].replace("a", "e"), *lines[2:]]))
     assert error_of_resumed(capsys, command) == (
         "The corpus has changed since an interrupted run read it, at documents long.jsonl#1 to long.jsonl#3: bring the "
-        "old text back, or begin anew in another --output."
+        "old text back, or begin anew in another folder."
     )
     long_corpus.write_text("\n".join(lines[:6]))
     assert error_of_resumed(capsys, command).startswith(
@@ -393,7 +393,7 @@ def test_a_second_run_into_the_same_folder_is_refused(options, tmp_path, capsys,
     run(options, tmp_path / "out")
     assert messages == [
         f"Output folder {tmp_path / 'out'} is being written to by another run: wait for its end, or choose another "
-        "--output."
+        "folder."
     ]
 
 

@@ -193,7 +193,7 @@ def test_options_reach_the_result(typed, tmp_path):
     result = read_result(tmp_path / "out" / "real.json")
     options = dict(result.provenance.options)
     assert result.provenance.hook == "blocks.2.hook_resid_pre"
-    assert result.provenance.bos == "prepended, not counted (--bos always)"
+    assert result.provenance.bos == "prepended, not counted (bos always)"
     assert {name: options[name] for name in ("max_examples", "norm_outliers", "pack", "seed", "seq_len")} == {
         "max_examples": 1,
         "norm_outliers": 1.5,
@@ -305,7 +305,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, caps
     monkeypatch.setattr(os, "fsync", full)
     assert main(typed()) == 2
     assert capsys.readouterr().err == (
-        f"error: {old} cannot be written: No space left on device. Free space or choose another --output.\n"
+        f"error: {old} cannot be written: No space left on device. Free space or choose another folder.\n"
     )
     assert old.read_text() == "what an earlier run wrote"
 
@@ -446,7 +446,7 @@ def test_search_options_reach_the_result(searching, tmp_path):
         "threads": "1",
     }
     assert result.provenance.hook == "blocks.2.hook_resid_pre"
-    assert result.provenance.bos == "prepended, not counted (--bos always)"
+    assert result.provenance.bos == "prepended, not counted (bos always)"
     assert [len(stats.examples) for stats in result.features] == [1]
     assert all(len(example.token_ids) <= 4 for example in result.features[0].examples)
 

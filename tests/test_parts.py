@@ -90,7 +90,7 @@ def test_any_damage_is_noticed(data, tmp_path_factory):
 def test_a_part_that_is_missing_or_of_another_version_is_refused(tmp_path, monkeypatch):
     storage = Storage(tmp_path)
     assert refusal(storage.read, "a.part") == (
-        f"Part {tmp_path}/a.part cannot be read: No such file or directory. Give one that real --shard wrote."
+        f"Part {tmp_path}/a.part cannot be read: No such file or directory. Give one that a shard wrote."
     )
     monkeypatch.setattr(parts, "_VERSION", 7)
     storage.write("a.part", part(1))
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_the_last_good_part(small_disk):
     big = state(0, 1, values=np.zeros(1 << 15))
     for _ in range(2):
         message = refusal(run.write, big)
-        assert message.endswith(" cannot be written: No space left on device. Free space or choose another --output.")
+        assert message.endswith(" cannot be written: No space left on device. Free space or choose another folder.")
         assert chunks_of(unfinished(folder)) == ([[0]], [])
     assert [path.name for path in folder.iterdir()] == ["real-ffffffffffff.run.0.part"]
     run.write(state(0, 1))
@@ -233,7 +233,7 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_good_part(small_disk):
     make_read_only()
     assert refusal(run.write, state(0, 1)) == (
         f"{folder}/real-ffffffffffff.run.1.part cannot be written: Read-only file system. Free space or choose another "
-        "--output."
+        "folder."
     )
     assert chunks_of(unfinished(folder)) == ([[0]], [])
 
@@ -246,7 +246,7 @@ def test_two_runs_into_one_folder_are_refused(tmp_path):
         with writing_into(tmp_path / "elsewhere"):
             pass
     assert str(caught.value) == (
-        f"Output folder {folder} is being written to by another run: wait for its end, or choose another --output."
+        f"Output folder {folder} is being written to by another run: wait for its end, or choose another folder."
     )
     with writing_into(folder):
         assert list(folder.iterdir()) == []

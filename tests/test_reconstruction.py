@@ -103,8 +103,8 @@ def test_a_named_hook_of_another_width_in_a_model_where_none_fits(model):
 @pytest.mark.parametrize(
     ("policy", "metadata", "expected", "words"),
     [
-        ("always", {"prepend_bos": False}, True, "prepended, not counted (--bos always)"),
-        ("never", {"prepend_bos": True}, False, "not prepended (--bos never)"),
+        ("always", {"prepend_bos": False}, True, "prepended, not counted (bos always)"),
+        ("never", {"prepend_bos": True}, False, "not prepended (bos never)"),
         ("auto", {"prepend_bos": True}, True, "prepended, not counted (the SAE's configuration says so)"),
         ("auto", {"prepend_bos": False}, False, "not prepended (the SAE's configuration says so)"),
         (
@@ -169,7 +169,7 @@ def test_a_fit_worse_than_the_mean_is_refused(value, shown):
         check_fit(value, "hook of model")
     assert str(caught.value) == (
         f"The SAE does not fit hook of model: its explained variance is {shown}, and a mean would reach 0. Check "
-        "--hook, --bos and --model, or look at the results anyway with --allow-poor-fit."
+        "hook, bos and model, or look at the results anyway with allow_poor_fit."
     )
 
 

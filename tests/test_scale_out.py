@@ -82,7 +82,7 @@ def test_workers_that_keep_dying_end_the_run_and_what_they_wrote_is_kept(
     assert printed.out == ""
     message = printed.err.splitlines()[-1].removeprefix("error: ")
     assert message.startswith("A worker died 1 times, and the run was given up: ")
-    assert message.endswith("the same command goes on from there; fewer --num-workers take less memory.")
+    assert message.endswith("the same command goes on from there; fewer workers take less memory.")
     assert len(killed) == 1
     assert run(options, folder) == run(options, tmp_path / "one")
 
@@ -146,16 +146,16 @@ def test_a_cluster_that_is_not_there_is_said_soon(options, tmp_path, capsys):
     ray = ["--output", tmp_path, "--engine", "ray", "--ray-address"]
     refused = error_of(capsys, "real", *options, *ray, "127.0.0.1:1")
     assert refused == (
-        "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check --ray-address."
+        "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check the address."
     )
     for address in ("nowhere.invalid:1", "127.0.0.1:99999"):
         message = error_of(capsys, "real", *options, *ray, address)
         assert message.startswith(f"The Ray cluster at {address} cannot be had: ")
-        assert message.endswith(" Check --ray-address.")
+        assert message.endswith(" Check the address.")
 
 
 def test_ray_that_is_missing_is_named_with_the_way_to_get_it(options, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert error_of(capsys, "real", *options, "--output", tmp_path, "--engine", "ray") == (
-        "--engine ray needs Ray, which is not installed: pip install 'sae-analysis[ray]', or leave the option out."
+        "Workers on Ray need what is not installed: pip install 'sae-analysis[ray]', or work in one process."
     )

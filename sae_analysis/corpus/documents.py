@@ -196,7 +196,7 @@ def _text_of(item: Any, text_field: str, place: str) -> str:  # noqa: ANN401 - w
             raise CorpusError(f"Corpus {place} holds half a surrogate pair, which is no text. Mend or remove it.")
         return text
     found = f"fields {', '.join(map(str, item)) or 'none'}" if isinstance(item, dict) else type(item).__name__
-    raise CorpusError(f"Corpus {place} has no text in field '{text_field}': found {found}. Name it with --text-field.")
+    raise CorpusError(f"Corpus {place} has no text in field '{text_field}': found {found}. Name it with text_field.")
 
 
 def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document]:
@@ -211,7 +211,7 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document]:
             if text_field not in file.schema_arrow.names:
                 raise CorpusError(
                     f"Corpus {path} has no column '{text_field}': found {', '.join(file.schema_arrow.names)}. "
-                    "Name it with --text-field."
+                    "Name it with text_field."
                 )
             number = 0
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[text_field]):

@@ -100,7 +100,7 @@ def attach(
 
 def _bos(sae: UnifiedSAEInterface, model: LanguageModel, bos: BosPolicy) -> tuple[bool, str]:
     if bos != "auto":
-        prepend, reason = bos == "always", f"--bos {bos}"
+        prepend, reason = bos == "always", f"bos {bos}"
     elif sae.origin.prepend_bos is not None:
         is_assumed = "prepend_bos" in sae.origin.assumed
         prepend, reason = sae.origin.prepend_bos, _ASSUMED if is_assumed else "the SAE's configuration says so"
@@ -142,8 +142,8 @@ def _signed(sae: UnifiedSAEInterface, sign: Sign) -> UnifiedSAEInterface:
         return sae
     if sign not in sae.origin.other_rules:
         raise SAEFormatError(
-            f"--vsae-sign {sign} was asked for, but {sae.origin.format_name} leaves nothing open: its rule is "
-            f"{sae.rule_name}. Drop the option."
+            f"The reading {sign} was asked for, but {sae.origin.format_name} leaves nothing open: its rule is "
+            f"{sae.rule_name}. Ask for none."
         )
     return sae.reread(rule=sae.origin.other_rules[sign])
 
@@ -155,7 +155,7 @@ def _named(
     if hook_out is not None and not sae.is_transcoder:
         raise FitError("hook_out is where a transcoder writes, and this SAE writes where it reads: drop the option.")
     if hook is not None and hook != AUTO:
-        reason = "--hook"
+        reason = "as asked for"
     else:
         hook, reason = None if hook == AUTO else sae.origin.hook, "the SAE's configuration says so"
         hook_out = hook_out or (sae.origin.hook_out if hook else None)
@@ -222,7 +222,7 @@ def _decided(
         best = _list([f"{score.place} {score.explained_variance:.3f}" for score in search.scores])
         raise ModelError(
             f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained "
-            f"variance on {counted(search.tokens, 'token')}: {best}. Choose one with --hook, or give the SAE's own "
+            f"variance on {counted(search.tokens, 'token')}: {best}. Name one as hook, or give the SAE's own "
             "model."
         )
     return (winner.hook, winner.hook_out), search.readings[winner.reading]

@@ -135,7 +135,7 @@ def search_hook(
             tokens += batch.token_count
             _try(readings, model, batch, fits, sums, progress=progress)
     if not tokens:
-        raise CorpusError("The corpus has no text to look for the SAE's place on: give more, or name it with --hook.")
+        raise CorpusError("The corpus has no text to look for the SAE's place on: give more, or name the hook.")
     fits = _without_twins(fits, sums)
     scores = [
         HookScore(hook=hook, hook_out=hook_out, reading=name, explained_variance=found[0], cosine=found[1], l0=found[2])

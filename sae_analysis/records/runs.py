@@ -40,7 +40,7 @@ class Fit:
     """Context windows run through the model."""
 
     truncated: bool = False
-    """True if ``--max-tokens`` ended the reading before the corpus did."""
+    """True if ``max_tokens`` ended the reading before the corpus did."""
 
     @property
     def is_poor(self) -> bool:

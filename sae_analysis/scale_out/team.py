@@ -186,7 +186,7 @@ class Team:
             reason = str(error).strip().splitlines()[0]
             raise WorkerError(
                 f"A worker died {_MOST_LIVES + 1} times, and the run was given up: {reason} What was written down "
-                "before is kept, and the same command goes on from there; fewer --num-workers take less memory."
+                "before is kept, and the same command goes on from there; fewer workers take less memory."
             ) from None
 
     def _note(self, member: _Member, key: Key | None, answer: Answer) -> None:
@@ -236,7 +236,7 @@ def _connected(workers: Workers) -> Any:  # noqa: ANN401 - the module
         import ray
     except ImportError:
         raise WorkerError(
-            "--engine ray needs Ray, which is not installed: pip install 'sae-analysis[ray]', or leave the option out."
+            "Workers on Ray need what is not installed: pip install 'sae-analysis[ray]', or work in one process."
         ) from None
     where: dict[str, Any] = {"address": workers.address}
     if not workers.address:
@@ -252,6 +252,6 @@ def _connected(workers: Workers) -> Any:  # noqa: ANN401 - the module
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WorkerError(
-            f"The Ray cluster at {workers.address or 'this machine'} cannot be had: {reason}. Check --ray-address."
+            f"The Ray cluster at {workers.address or 'this machine'} cannot be had: {reason}. Check the address."
         ) from None
     return ray
