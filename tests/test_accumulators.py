@@ -25,7 +25,7 @@ from sae_analysis.accumulators import (
     position_edges,
 )
 from sae_analysis.accumulators.exact import ExactSum, mantissas
-from sae_analysis.accumulators.examples import magnitude_priority
+from sae_analysis.accumulators.examples import hash_priority, magnitude_priority
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -466,3 +466,9 @@ def test_what_several_accumulators_are_fed_and_what_they_hand_out_cannot_be_chan
         assert not hasattr(record, "__dict__"), "nothing can be added either"
         with pytest.raises(TypeError, match="takes 1 positional argument"):
             type(record)(None)
+
+
+def test_what_decides_about_random_examples_is_splitmix64() -> None:
+    """The generator's published first two numbers from a state of zero; the second state is the first's increment."""
+    first, second = hash_priority(0, np.array([0, 0x9E3779B97F4A7C15 - (1 << 64)])).tolist()
+    assert (first, second) == (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4)

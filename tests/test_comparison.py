@@ -297,6 +297,20 @@ def test_small_activations_are_compared_like_large_ones():
     assert found.tokens_until.median is None or found.tokens_until.median > 10_000
 
 
+def test_small_sequences_are_strong_ones_of_a_small_feature():
+    real, synthetic = comparison_pair()
+    shrunk = tuple(replace(one, max_activation=one.max_activation / 1_000) for one in synthetic.examples)
+    small = replace(synthetic, max_activation=synthetic.max_activation / 1_000, examples=shrunk)
+    assert compare_features(real, small).likeness.same_token == compare_features(real, synthetic).likeness.same_token
+
+
+@pytest.mark.parametrize("lengths", [{"length_real": None}, {"length_real": 0.0}, {"length_synthetic": None}])
+def test_lengths_are_compared_where_both_are_known(lengths):
+    alike = replace(ALIKE, residual=0.8, coactive=0.4)
+    assert any("times as long" in reason for reason in judged(alike, realised=0.4).reasons)
+    assert not any("times as long" in reason for reason in judged(replace(alike, **lengths), realised=0.4).reasons)
+
+
 def test_a_sequence_of_half_the_activation_is_a_strong_one():
     real, synthetic = comparison_pair()
     on_its_token, elsewhere = synthetic.examples
