@@ -188,6 +188,13 @@ def test_the_bound_covers_what_adding_up_a_large_bias_rounds():
     assert (64 + 3) * 2.0**-24 * 1000 <= error < 1
 
 
+def test_the_bound_covers_what_adding_up_products_rounds():
+    """Ones are whole in bfloat16: nothing but the 64 additions can round, each by 2^-24 of 64 at most."""
+    screen = Screen(sae_of(torch.ones(64, 2), torch.zeros(2), ReLU()))
+    [error] = screen._lay_out(torch.ones(1, 64)).tolist()
+    assert 64 * 2.0**-24 * 64 <= error < 0.01
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_blocks_and_wanted_features_change_nothing(rule, monkeypatch):
     draw = torch.Generator().manual_seed(1)
