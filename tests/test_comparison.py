@@ -282,7 +282,7 @@ def test_a_verdict_on_a_search_that_never_searched_is_unsettled(change):
 def test_what_leaves_a_verdict_unsettled_stands_behind_the_reason_that_decides():
     for realised in (0.61, 0.8):
         found = judged(realised=realised, elsewhere=between(0.39, 1.6))
-        assert found.reasons[1] == "other texts as long would reach 39 % to 160 %"
+        assert found.reasons[1] == "other texts as long would reach 39.0 % to 160 %"
 
 
 def test_small_activations_are_compared_like_large_ones():

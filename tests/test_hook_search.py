@@ -344,8 +344,8 @@ def test_a_transcoders_loss_is_that_of_the_output_it_replaces(model, trained):
             x = model.activations(batch.ids, ACROSS[0])
             rebuilt = site.sae.decode(site.sae.encode(x).sparse_features, x)
             logits = model.logits(batch.ids, ACROSS[1], lambda _, rebuilt=rebuilt: rebuilt)
-            loss = torch.nn.functional.cross_entropy(logits[0, :-1], batch.ids[0, 1:], reduction="none")
-            keep = torch.from_numpy(batch.windows.keep)[0, 1:]
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1].mT, batch.ids[:, 1:], reduction="none")
+            keep = torch.from_numpy(batch.windows.keep)[:, 1:]
             total, count = total + float(loss[keep].sum()), count + int(keep.sum())
     assert found.spliced == pytest.approx(total / count, rel=1e-5)
     assert found.tokens == count

@@ -304,8 +304,8 @@ def test_attach_warns_of_a_hook_that_the_sae_does_not_name(model, sae, caplog):
     assert sae.origin.hook == "blocks.1.hook_resid_post"
     site = attach(sae, model, "blocks.0.hook_resid_post")
     told = "the SAE says that it reads blocks.1.hook_resid_post"
-    assert caplog.messages == [f"{told[0].upper()}{told[1:]}, and is read at blocks.0.hook_resid_post (--hook)."]
-    assert site.hook_reason == f"--hook; {told}", "it stays with the result"
+    assert caplog.messages == [f"{told[0].upper()}{told[1:]}, and is read at blocks.0.hook_resid_post (as asked for)."]
+    assert site.hook_reason == f"as asked for; {told}", "it stays with the result"
     caplog.clear()
     nowhere = UnifiedSAEInterface(sae.model, origin=replace(sae.origin, hook="blocks.9.hook_resid_post"))
     assert "reads blocks.9.hook_resid_post" in attach(nowhere, model, "blocks.0.hook_resid_post").hook_reason
@@ -339,7 +339,7 @@ def test_attach_warns_of_where_a_transcoder_writes(model, sae, caplog):
     assert caplog.messages == []
     attach(transcoder, model, hook, hook_out=elsewhere)
     assert caplog.messages == [
-        f"The SAE says that it writes {hook_out}, and is read at {hook} -> {elsewhere} (--hook)."
+        f"The SAE says that it writes {hook_out}, and is read at {hook} -> {elsewhere} (as asked for)."
     ]
 
 

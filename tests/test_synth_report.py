@@ -771,6 +771,7 @@ def test_the_header_says_what_was_run(result, site):
         "bos": "auto",
         "list_length": 10,
         "real_windows": 0,
+        "threads": "1",
     }
     assert (result.fit, result.dictionary) == (None, None)
 
