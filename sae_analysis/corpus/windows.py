@@ -240,7 +240,7 @@ class TokenStream:
         places, begin = self._windowing.batch_size * self._windowing.seq_len, 0
         while begin < len(numbered):
             rows = places // (self._bos_columns + len(numbered[begin][1].ids))
-            while rows > len(numbered) - begin:
+            while rows > len(numbered) - begin:  # products keep machine code for each number of rows: few are met so
                 rows //= 2
             yield self._batch(numbered[begin : begin + rows])
             begin += rows
