@@ -23,6 +23,9 @@ _NARROWEST = 1e-3
 _FEATURES_AT_ONCE = 128
 """Features whose logit effects or neighbours are held at a time: 128 x vocabulary floats are some 25 MB."""
 
+_MEASURED_AT_ONCE = 256
+"""Features whose directions are in float64 at a time: few enough for the caches, and no copy of the dictionary."""
+
 _SUMMARISED_AT_ONCE = 16
 """Features whose logit effects are summed up at a time: few enough for what is made of them to stay in the caches."""
 
@@ -59,13 +62,21 @@ class LogitEffects:
 
 
 def norms(sae: UnifiedSAEInterface) -> Norms:
-    """Return the norms and encoder-decoder cosines of all features."""
-    encoder, decoder = sae.encoder_weights.double(), sae.decoder_weights.double()
+    """Return the norms and encoder-decoder cosines of all features, in float64."""
+    encoders = sae.encoder_weights.split(_MEASURED_AT_ONCE, dim=1)
+    decoders = sae.decoder_weights.split(_MEASURED_AT_ONCE)
+    parts = [_norms(*few, sae.is_transcoder) for few in zip(encoders, decoders, strict=True)]
+    decoder, encoder, cosine = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    return Norms(decoder=decoder, encoder=encoder, cosine=cosine)
+
+
+def _norms(encoder: Tensor, decoder: Tensor, is_transcoder: bool) -> tuple[Tensor, Tensor, Tensor]:
+    encoder, decoder = encoder.double(), decoder.double()
     encoder_norm, decoder_norm = encoder.norm(dim=0), decoder.norm(dim=1)
     cosine = torch.full_like(decoder_norm, torch.nan)
-    if not sae.is_transcoder:
+    if not is_transcoder:
         cosine = (encoder.T * decoder).sum(1) / (encoder_norm * decoder_norm)
-    return Norms(decoder=decoder_norm.cpu().numpy(), encoder=encoder_norm.cpu().numpy(), cosine=cosine.cpu().numpy())
+    return decoder_norm, encoder_norm, cosine
 
 
 def nearest_features(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sae_analysis import directions
 from sae_analysis.directions import (
     LOGIT_BINS,
     LogitEffects,
@@ -67,6 +68,18 @@ def test_norms_follow_the_weights(sae):
     np.testing.assert_allclose(found.decoder, weights["decoder.weight"].norm(dim=0), rtol=1e-6)
     np.testing.assert_allclose(found.encoder, weights["encoder.weight"].norm(dim=1), rtol=1e-6)
     np.testing.assert_allclose(found.cosine, 1.0, rtol=1e-6)
+
+
+def test_norms_of_more_features_than_are_measured_at_once():
+    features = 2 * directions._MEASURED_AT_ONCE + 3
+    W_enc, W_dec = torch.randn(4, features), torch.randn(features, 4)
+    found = norms(build(W_enc, W_dec))
+    encoder, decoder = W_enc.double().numpy(), W_dec.double().numpy()
+    encoder_norms, decoder_norms = np.linalg.norm(encoder, axis=0), np.linalg.norm(decoder, axis=1)
+    np.testing.assert_allclose(found.encoder, encoder_norms, rtol=1e-12)
+    np.testing.assert_allclose(found.decoder, decoder_norms, rtol=1e-12)
+    cosines = np.einsum("if,fi->f", encoder, decoder) / (encoder_norms * decoder_norms)
+    np.testing.assert_allclose(found.cosine, cosines, rtol=1e-9)
 
 
 def test_nearest_features_against_brute_force(sae):

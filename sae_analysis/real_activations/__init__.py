@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 
+from sae_analysis import directions
 from sae_analysis.corpus import MIN_TOKENS, Corpus, Document
 from sae_analysis.demo import DEMO, default_corpus
 from sae_analysis.errors import CorpusError
@@ -131,11 +132,12 @@ def report(
         if planned.selection.needs_data
         else planned.asked_for
     )
-    in_full = frozenset(chosen)
+    in_full, norms = frozenset(chosen), directions.norms(site.sae)
     described = feature_stats(
         site,
         collected,
         settings,
+        norms,
         measured=planned.features,
         wanted=planned.features if survey else chosen,
         in_full=in_full,
@@ -155,7 +157,7 @@ def report(
             options=planned.options | _ways(collected),
         ),
         fit=fit,
-        dictionary=dictionary_stats(site, collected),
+        dictionary=dictionary_stats(collected, norms),
         features=_with_firings(site, tuple(reported[feature] for feature in chosen), settings, looked),
     )
 
