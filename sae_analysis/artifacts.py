@@ -17,7 +17,7 @@ _FINGERPRINT_DIGITS = 12
 """Of a run's fingerprint, in the name of the file of its finished features; the whole of it is inside."""
 
 
-def write_result(result: AnalysisResult | ComparisonResult, path: Path) -> None:
+def write_result(result: AnalysisResult | ComparisonResult, path: str | Path) -> None:
     """Write a result as JSON, one feature a line.
 
     Raises:
@@ -28,13 +28,14 @@ def write_result(result: AnalysisResult | ComparisonResult, path: Path) -> None:
     head = {"schema_version": sections.pop("schema_version"), **sections}
     lines = ",\n".join(f"{_dump(name)}: {_dump(content)}" for name, content in head.items())
     text = f'{{{lines},\n"features": [\n{features}\n]}}\n'
-    write_whole(path, text.encode(errors="backslashreplace"))  # a file name that is no UTF-8 becomes JSON's \udce4
+    content = text.encode(errors="backslashreplace")  # a file name that is no UTF-8 becomes JSON's \udce4
+    write_whole(Path(path), content)
 
 
 _ANY = "a real.json, synthetic.json or comparison.json"
 
 
-def read_result(path: Path, wanted: str = "a real.json or synthetic.json") -> AnalysisResult:
+def read_result(path: str | Path, wanted: str = "a real.json or synthetic.json") -> AnalysisResult:
     """Read an analysis back; ``wanted`` is what an error asks for.
 
     Raises:
@@ -46,12 +47,13 @@ def read_result(path: Path, wanted: str = "a real.json or synthetic.json") -> An
     return result
 
 
-def read_any(path: Path, wanted: str = _ANY) -> AnalysisResult | ComparisonResult:
+def read_any(path: str | Path, wanted: str = _ANY) -> AnalysisResult | ComparisonResult:
     """Read an analysis or a comparison back; ``wanted`` is what an error asks for.
 
     Raises:
         OutputError: missing, damaged, or of another schema version.
     """
+    path = Path(path)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
             raise OutputError(f"Result {path} is no regular file: give {wanted}.")

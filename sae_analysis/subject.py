@@ -14,7 +14,7 @@ from sae_analysis.sae_interface import UnifiedSAEInterface
 AnySAE = UnifiedSAEInterface | nn.Module | str | Path
 """An SAE, a module to be wrapped, what ``load_sae`` takes, or ``"demo"``."""
 
-AnyModel = LanguageModel | str
+AnyModel = LanguageModel | str | Path
 """A model, what ``load_model`` takes, or ``"demo"``."""
 
 
@@ -30,8 +30,8 @@ def open_subject(
         sae_model = load_sae(default_sae_path() if sae_model == DEMO else sae_model)
     elif not isinstance(sae_model, UnifiedSAEInterface):
         sae_model = UnifiedSAEInterface(sae_model)
-    if isinstance(transformer_model, str):
-        transformer_model = load_model(str(default_model_folder()) if transformer_model == DEMO else transformer_model)
+    if isinstance(transformer_model, (str, Path)):
+        transformer_model = load_model(default_model_folder() if transformer_model == DEMO else transformer_model)
     if isinstance(feature_indices, str):
         return sae_model, transformer_model, parse_features(feature_indices)
     ranges = tuple(range(index, index + 1) for index in feature_indices)

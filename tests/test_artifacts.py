@@ -40,6 +40,12 @@ def test_a_result_reads_back_equal(written):
     assert read_result(written) == RESULT
 
 
+def test_paths_may_be_text(tmp_path):
+    write_result(RESULT, path := str(tmp_path / "real.json"))
+    assert read_result(path) == read_any(path) == RESULT
+    assert refusal(read_result, f"{path}n").startswith(f"Result {path}n cannot be read: No such file")
+
+
 def test_a_result_without_features_reads_back_equal(tmp_path):
     write_result(make.result(), path := tmp_path / "real.json")
     assert read_result(path) == make.result()

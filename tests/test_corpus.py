@@ -131,6 +131,13 @@ def test_several_files_are_read_in_the_order_given(tmp_path):
     assert texts(paths) == ["b.txt", "a.txt"]
 
 
+def test_files_may_be_named_by_text(tmp_path):
+    (tmp_path / "a.txt").write_text("twelve bytes")
+    corpus = Corpus(source=[str(tmp_path / "a.txt")])
+    assert [(document.name, document.text) for document in corpus] == [("a.txt", "twelve bytes")]
+    assert corpus.text_bytes == 12
+
+
 def test_a_data_set_is_read_by_name_and_configuration(monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []

@@ -72,6 +72,10 @@ def real():
     )
 
 
+def test_the_folder_may_be_text(real, tmp_path):
+    assert export(real, "parquet", str(tmp_path / "new")) == [*(tmp_path / "new").iterdir()]
+
+
 def test_a_dashboard_says_what_the_result_says(real, tmp_path):
     [path] = export(real, "neuronpedia", tmp_path, sae="res-4k", model="tiny")
     batch = json.loads(path.read_bytes())

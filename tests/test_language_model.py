@@ -671,6 +671,13 @@ def test_float32_is_the_format_on_a_cpu_and_others_can_be_asked_for(model_folder
     assert half.logits(IDS, "blocks.0.hook_resid_post", lambda x: x.float()).dtype == torch.bfloat16
 
 
+def test_a_model_may_be_named_by_path(model_folder, tmp_path):
+    assert load_model(model_folder, device="cpu").name == str(model_folder)
+    with pytest.raises(ModelError) as caught:
+        load_model(tmp_path / "gone")
+    assert str(caught.value) == refusal(tmp_path / "gone")
+
+
 def test_what_is_stored_in_half_precision_is_run_in_float32_on_a_cpu(copied):
     halves = {name: weight.bfloat16() for name, weight in load_file(copied / "model.safetensors").items()}
     save_file(halves, copied / "model.safetensors", metadata={"format": "pt"})

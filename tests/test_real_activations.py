@@ -9,7 +9,7 @@ import torch
 from conftest import D_SAE, TEXTS, K, make_sae, topk_weights
 from oracle import Dense, disagreements
 
-from sae_analysis import real_activations
+from sae_analysis import real_activations, subject
 from sae_analysis.corpus import Corpus, Document, Windowing
 from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError, SAEFormatError
 from sae_analysis.feature_selection import parse_features
@@ -447,9 +447,12 @@ def test_what_is_no_document_is_refused(sae, model, corpus):
     assert str(caught.value).startswith(f"The corpus holds a {kind} where documents are expected: give each text as ")
 
 
-def test_demo_is_a_name_for_model_and_sae_from_python_too(monkeypatch, model_folder, sae_folder):
-    from sae_analysis import subject
+def test_sae_and_model_may_be_paths(model_folder, sae_folder):
+    sae, model, _ = subject.open_subject(sae_folder, model_folder, "1")
+    assert (sae.dict_size, model.name) == (D_SAE, str(model_folder))
 
+
+def test_demo_is_a_name_for_model_and_sae_from_python_too(monkeypatch, model_folder, sae_folder):
     monkeypatch.setattr(subject, "default_model_folder", lambda: model_folder)
     monkeypatch.setattr(subject, "default_sae_path", lambda: sae_folder)
     sae, model, _ = subject.open_subject("demo", "demo", "1")

@@ -1214,6 +1214,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     assert str(error.value).startswith(f"Output folder {tmp_path / 'file' / 'folder'} cannot be written to: Not a dir")
 
 
+def test_the_path_of_a_page_may_be_text(tmp_path):
+    path = write_page(feature_page(make.dead_stats()), str(tmp_path / "new" / "page.png"))
+    assert path == tmp_path / "new" / "page.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_drawing_changes_no_global_setting(tmp_path):
     before = dict(mpl.rcParams)
     write_page(feature_page(make.stats(example_count=1)), tmp_path / "page.png")

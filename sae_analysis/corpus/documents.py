@@ -33,7 +33,7 @@ class Document:
 class Corpus:
     """A corpus by name, whose documents can be read any number of times."""
 
-    source: str | Path | Sequence[Path]
+    source: str | Path | Sequence[str | Path]
     """File, folder, several files, or the name of a data set (``name`` or ``name:config``)."""
 
     text_unit: TextUnit = "file"
@@ -55,10 +55,10 @@ class Corpus:
         return sum(file.stat().st_size for file in files)
 
 
-def _files(source: str | Path | Sequence[Path]) -> list[Path]:
+def _files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the files that a corpus consists of; a name that is no folder stands for itself."""
     if not isinstance(source, (str, Path)):
-        return list(source)
+        return [Path(file) for file in source]
     path = Path(source)
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
@@ -66,7 +66,7 @@ def _files(source: str | Path | Sequence[Path]) -> list[Path]:
 
 
 def read_documents(
-    corpus: str | Path | Sequence[Path], *, text_unit: TextUnit = "file", text_field: str = "text"
+    corpus: str | Path | Sequence[str | Path], *, text_unit: TextUnit = "file", text_field: str = "text"
 ) -> Iterator[Document]:
     """Yield the documents of a file, a folder, several files, or a data set by name (``name`` or ``name:config``).
 
@@ -77,7 +77,7 @@ def read_documents(
         CorpusError: nothing of that name, nothing readable in it, or a broken file, with the line where known.
     """
     if not isinstance(corpus, (str, Path)):
-        for path in corpus:
+        for path in _files(corpus):
             yield from _read_file(path, path.name, text_unit, text_field)
         return
     path = Path(corpus)

@@ -28,7 +28,7 @@ FORMATS = (*_OF_ANALYSES, "parquet")
 def export(
     result: AnalysisResult | ComparisonResult,
     form: str,
-    folder: Path,
+    folder: str | Path,
     *,
     sae: str | None = None,
     model: str | None = None,
@@ -55,6 +55,7 @@ def export(
         run = result.provenance
         names = {"sae": sae or Path(run.sae).stem or run.sae, "model": model or Path(run.model).name or run.model}
         content = _OF_ANALYSES[form](result, **names)
+    folder = Path(folder)
     prepare_folder(folder)
     written = []
     for name, raw in content.items():

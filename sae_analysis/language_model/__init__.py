@@ -15,7 +15,7 @@ __all__ = ["LanguageModel", "TokenText", "load_model"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+def load_model(name: str | Path, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """Load a causal language model by local folder, TransformerLens name or hub name.
 
     ``dtype`` is that of the forward pass: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for float32 on a CPU and
@@ -34,6 +34,7 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Langu
         wanted = _DTYPES[dtype]
     else:
         raise ModelError(f"dtype {dtype} is not one of auto, {', '.join(_DTYPES)}.")
+    name = str(name)
     try:
         is_folder = Path(name).is_dir()
     except OSError as error:  # in a folder that may not be looked into

@@ -178,12 +178,13 @@ def _fill(order: _Order, folder: Path, drawing: Drawing) -> list[Path]:
     return [write_page(page, folder / f"{order.name}.{ending}") for ending in drawing.formats]
 
 
-def write_page(page: Page, path: Path) -> Path:
+def write_page(page: Page, path: str | Path) -> Path:
     """Write a page as what the path's ending says, whole or not at all.
 
     Raises:
         OutputError: The folder or the file cannot be written.
     """
+    path = Path(path)
     prepare_folder(path.parent)
     write_whole(path, as_png(page) if path.suffix == ".png" else as_outlines(page, path.suffix[1:]))
     return path
