@@ -314,7 +314,7 @@ def test_a_poor_fit_can_be_looked_at_anyway_and_is_said_to_be_one(typed, tmp_pat
     sae = broken_sae(tmp_path, b_dec=torch.full((D_MODEL,), 100.0))
     assert main([*typed(sae=sae), "--allow-poor-fit"]) == 0
     assert read_result(tmp_path / "out" / "real.json").fit.is_poor
-    assert "; POOR: the mean explains more, so nothing here can be trusted" in capsys.readouterr().out
+    assert "; POOR FIT, the mean explains more: nothing here can be trusted\n" in capsys.readouterr().out
     assert main(typed()) == 0
     assert "POOR" not in capsys.readouterr().out
 

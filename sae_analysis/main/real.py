@@ -19,7 +19,7 @@ from sae_analysis.main.repeating import add_config_option
 from sae_analysis.main.running import corpus_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary
 from sae_analysis.main.shards import read_shard
-from sae_analysis.wording import counted
+from sae_analysis.wording import POOR_FIT, counted
 
 if TYPE_CHECKING:
     from sae_analysis.exports import FeatureTable
@@ -163,7 +163,7 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
         "BOS": run_.bos,
         "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"
-        + ("; POOR: the mean explains more, so nothing here can be trusted" if fit.is_poor else ""),
+        + (f"; {POOR_FIT}" if fit.is_poor else ""),
         "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
         f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
     }
