@@ -175,9 +175,9 @@ def sparsify(root, p, *, k=3, skip=False, hookpoint="layers.5.mlp", **config):
     """One folder for each hookpoint, and a configuration of the whole run above them."""
     settings = {
         "activation": "topk",
-        "expansion_factor": 32,
+        "expansion_factor": 32,  # what it begins with, and does not count beside num_latents
         "normalize_decoder": True,
-        "num_latents": 0,
+        "num_latents": len(p.b_enc),
         "k": k,
         "multi_topk": False,
         "skip_connection": skip,
@@ -204,7 +204,7 @@ def gemma_scope_2(root, p, *, skip=False, **config):
         "model_name": "google/gemma-3-270m",
         "hf_hook_point_in": "model.layers.12.output",
         "affine_connection": skip,
-        "width": 16384,
+        "width": len(p.b_enc),
     }
     write_json(folder / "config.json", settings | config)
     tensors = {key.lower(): value for key, value in free_keys(p).items()} | {"threshold": p.threshold}
@@ -235,7 +235,7 @@ def llama_scope(root, p, *, norms, **config):
         "hook_point_in": "blocks.15.hook_resid_post",
         "hook_point_out": "blocks.15.hook_resid_post",
         "d_model": 6,
-        "expansion_factor": 8,
+        "expansion_factor": len(p.b_enc) / 6,
         "act_fn": "jumprelu",
         "jump_relu_threshold": 0.7,
         "norm_activation": "dataset-wise",
@@ -254,7 +254,7 @@ _RESID = "blocks.15.hook_resid_post"
 _LATER = {
     "sae_type": "sae",
     "d_model": 6,
-    "expansion_factor": 8,
+    "expansion_factor": 10 / 6,
     "hook_point_in": _RESID,
     "hook_point_out": _RESID,
     "act_fn": "jumprelu",

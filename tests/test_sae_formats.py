@@ -21,6 +21,7 @@ from checkpoint_factory import (
     dictionary_learning,
     free_keys,
     gated_keys,
+    gemma_scope_2,
     legacy,
     linear_keys,
     llama_scope,
@@ -255,6 +256,15 @@ def test_keys_of_three_classes_are_read_as_one_of_them_with_a_warning(tmp_path):
             lambda root, p: llama_scope(root, p, norms={"in": 3.0, "out": 3.0}, d_model=4096),
             "hyperparams.json says d_model = 4096, ! d_in = 6",
         ),
+        (
+            lambda root, p: llama_scope(root, p, norms={"in": 3.0, "out": 3.0}, expansion_factor=8),
+            "hyperparams.json says expansion_factor = 8, ! d_in = 6 and d_sae = 10",
+        ),
+        (
+            lambda root, p: sparsify(root, p, num_latents=0, expansion_factor=2),
+            "cfg.json says expansion_factor = 2, ! d_in = 6 and d_sae = 10",
+        ),
+        (lambda root, p: gemma_scope_2(root, p, width=16384), "config.json says width = 16384, ! d_sae = 10"),
     ],
 )
 def test_lengths_that_the_configuration_gives_otherwise_than_the_weights_are_said(tmp_path, write, said):
@@ -268,6 +278,19 @@ def test_lengths_that_the_configuration_gives_otherwise_than_the_weights_are_sai
 def test_a_length_that_is_no_number_of_the_weights_says_nothing(tmp_path, said):
     path = dictionary_learning(tmp_path, "AutoEncoderTopK", selecting_keys(plain(), 3), activation_dim=said)
     assert load_sae(path).origin.warnings == ()
+
+
+@pytest.mark.parametrize("said", [None, "2", True, [2], 0, 0.0, 10 / 6, 1.67, float("nan")])
+def test_a_factor_that_gives_the_width_of_the_weights_or_none_says_nothing(tmp_path, said):
+    path = llama_scope(tmp_path, plain(), norms={"in": 3.0, "out": 3.0}, expansion_factor=said)
+    assert load_sae(path).origin.warnings == ()
+
+
+@pytest.mark.parametrize("sign", [{"architectures": ["MPTForCausalLM"]}, {"model_type": "mpt"}, {"vocab_size": 320}])
+def test_lengths_of_a_model_are_not_held_against_the_sae_beside_it(tmp_path, sign):
+    path = write_safetensors(tmp_path / "sae.safetensors", linear_keys(plain(), "bias"))
+    write_json(tmp_path / "config.json", {"d_model": 64, "expansion_factor": 4, "width": 3} | sign)
+    assert [warning for warning in load_sae(path).origin.warnings if "config.json" in warning] == []
 
 
 def test_a_variational_file_that_leaves_the_sign_open_offers_both_readings(tmp_path):

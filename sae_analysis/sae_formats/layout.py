@@ -25,10 +25,16 @@ _OURS = {"W_enc": "d D", "W_dec": "D o", "W_skip": "d o"}
 
 _LENGTHS = {
     "d_in": ("d_in", "activation_dim", "d_model"),
-    "d_sae": ("d_sae", "dict_size", "num_latents"),
+    "d_sae": ("d_sae", "dict_size", "num_latents", "width"),
     "d_out": ("d_out",),
 }
 """What configurations call the lengths of weights, whichever library wrote them; 0 leaves one to another setting."""
+
+_FACTOR = "expansion_factor"
+"""Where configurations keep d_sae / d_in, which counts where none of ``_LENGTHS`` gives d_sae."""
+
+_OF_A_MODEL = frozenset(("architectures", "model_type", "vocab_size"))
+"""Keys of a language model's own configuration, which may lie beside an SAE and gives other lengths by these names."""
 
 _LISTED_KEYS = 8
 _LONGEST_KEY = 80
@@ -219,12 +225,21 @@ def _contradicted(config: Settings, sae: SparseAutoencoder) -> Iterator[str]:
     """Yield in words each length that the configuration gives otherwise than the weights, which are what is read."""
     (d_in, d_sae), d_out = sae.W_enc.shape, sae.W_dec.shape[1]
     content = {**config.content, **config.section("trainer").content}
+    if _OF_A_MODEL & content.keys():
+        return
+    said = {
+        name: {key: content[key] for key in keys if type(content.get(key)) is int and content[key]}
+        for name, keys in _LENGTHS.items()
+    }
     for name, length in {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}.items():
-        for key in _LENGTHS[name]:
-            said = content.get(key)
-            if type(said) is int and said not in (0, length):
+        for key, value in said[name].items():
+            if value != length:
                 found = f"the weights have {name} = {length}: these count."
-                yield f"{config.file_name} says {key} = {shown(said)}, and {found}"
+                yield f"{config.file_name} says {key} = {shown(value)}, and {found}"
+    factor = content.get(_FACTOR)
+    if not said["d_sae"] and type(factor) in (int, float) and factor and abs(factor * d_in - d_sae) >= 1:
+        found = f"the weights have d_in = {d_in} and d_sae = {d_sae}: these count."
+        yield f"{config.file_name} says {_FACTOR} = {shown(factor)}, and {found}"
 
 
 def _check_types(checkpoint: Checkpoint, weights: Weights) -> None:
