@@ -10,6 +10,7 @@ import record_factory as make
 from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
 from sae_analysis.gallery import left_behind, write_gallery
+from sae_analysis.wording import NOT_SEARCHED
 
 
 def data_of(path):
@@ -98,6 +99,16 @@ def test_one_analysis_alone_has_its_columns(run):
         for result in (real, synthetic)
     ]
     assert names == [["feature", "density", "real_max", "example"], ["feature", "synthetic_max", "example"]]
+
+
+def test_a_feature_that_was_not_searched_is_marked(run):
+    folder, _, synthetic, _ = run
+    first, second = synthetic.features
+    hasty = replace(first, search=replace(first.search, beginnings=first.search.token_evaluations))
+    data = data_of(write_gallery(folder, [replace(synthetic, features=(hasty, second))]))
+    assert [row["search"] for row in data["features"]] == [NOT_SEARCHED, None]
+    assert NOT_SEARCHED in data["features"][0]["words"], "for whoever looks for it"
+    assert [column["name"] for column in data["columns"]] == ["feature", "synthetic_max", "search", "example"]
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(run):

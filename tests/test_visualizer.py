@@ -1371,8 +1371,13 @@ def test_a_search_without_a_step_is_said_to_be_none():
     searched = replace(make.synthetic_stats(3), search=replace(make.search(), beginnings=7))
     hasty = replace(make.synthetic_stats(4), search=replace(make.search(), beginnings=100_000))
     for features, many in (((searched, hasty), 1), ((hasty,), 1), ((searched,), 0)):
-        said = words(search_page({one.feature_idx: one for one in features}, HEADER), "title")
-        assert (f"; for {many} of them {NOT_SEARCHED}" in said) is bool(many)
+        by_feature = {one.feature_idx: one for one in features}
+        summary = summary_page(by_feature, 1, HEADER, "synthetic")
+        for page in (search_page(by_feature, HEADER), summary):
+            assert (f"; for {many} of them {NOT_SEARCHED}" in words(page, "title")) is bool(many)
+            assert_legible(page)
+        for one in features:
+            assert ("not searched" in words(summary, f"feature {one.feature_idx}")) is (one is hasty)
 
 
 def test_other_seeds_are_said_where_there_are_any():

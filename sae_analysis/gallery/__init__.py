@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_analysis.files import write_whole
 from sae_analysis.records import ActivationExample, AnalysisResult, Comparison, ComparisonResult, FeatureStats
-from sae_analysis.wording import POOR_FIT
+from sae_analysis.wording import NOT_SEARCHED, POOR_FIT
 
 _AROUND = 48
 """Characters of an example quoted on either side of its peak."""
@@ -36,6 +36,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("synthetic_max", "synthetic max", "number"),
     ("realised", "realised", "share"),
     ("verdict", "verdict", "words"),
+    ("search", "search", "words"),
     ("example", "strongest example", "example"),
 )
 """Name, title and kind of each column; those that nothing is known for are left out."""
@@ -119,7 +120,9 @@ def _on_text(stats: FeatureStats) -> dict[str, Any]:
 
 
 def _of_search(stats: FeatureStats) -> dict[str, Any]:
-    return {"synthetic_max": stats.max_activation, "example": _quoted(stats.examples), "words": _words(stats, [])}
+    search = NOT_SEARCHED if stats.search and not stats.search.is_searched else None
+    known = {"synthetic_max": stats.max_activation, "search": search}
+    return known | {"example": _quoted(stats.examples), "words": _words(stats, [])}
 
 
 def _words(stats: FeatureStats, tokens: Iterable[str]) -> str:
@@ -139,7 +142,7 @@ def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | N
 
 def _row(feature: int, known: Mapping[str, Any], kinds: Iterable[str], folder: Path) -> dict[str, Any]:
     pictures = [f"feature_{feature}_{kind}.png" for kind in kinds]
-    words = " ".join([known.get("verdict") or "", known.get("words", "")])
+    words = " ".join([known.get("verdict") or "", known.get("search") or "", known.get("words", "")])
     there = [name for name in pictures if (folder / name).exists()]
     return {"feature": feature, **known, "words": words, "pictures": there}
 

@@ -1,7 +1,7 @@
 """What a search says about a feature: the numbers that its pages share, and the answer in words."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Synthesis
 from sae_analysis.visualizer.digits import count, number, shortened
@@ -22,6 +22,12 @@ Points = list[tuple[float, float]]
 def largest(stats: FeatureStats) -> float:
     """Return the largest activation in magnitude, with its sign."""
     return max(stats.max_activation, stats.min_activation, key=abs)
+
+
+def not_searched(found: Iterable[FeatureSearch]) -> str:
+    """Return what a subtitle adds of the searches whose beginnings took the whole budget; nothing if there are none."""
+    hasty = sum(not search.is_searched for search in found)
+    return f"; for {count(hasty)} of them {NOT_SEARCHED}" if hasty else ""
 
 
 def gain(stats: FeatureStats) -> float | None:

@@ -36,6 +36,9 @@ _LEAST_RANGE = 0.1
 
 _COLOURED = "strongest example, coloured up to the feature's own largest activation"
 
+_NOT_SEARCHED = "not searched"
+"""A row's part of what the subtitle says of its feature."""
+
 Pair = tuple[str, str]
 """What stands on the two lines of a row or of the head."""
 
@@ -115,7 +118,7 @@ def _answer(ordered: Sequence[FeatureStats]) -> str:
         said += ", strongest first" if searched else ", most frequent first"
     if dead:
         said += f"; nothing fired {count(dead)} of them" if searched else f"; {shortened(dead, 'feature')} never fired"
-    return said
+    return said + searches.not_searched(stats.search for stats in ordered if stats.search)
 
 
 def _common_range(features: Sequence[FeatureStats]) -> Limits | None:
@@ -206,6 +209,7 @@ def _row_of_search(stats: FeatureStats, search: FeatureSearch, limits: Limits | 
             (number(searches.largest(stats)), number(alone)),
             (number(fluent), f"× {number(times)}" if times else ""),
         ),
+        note="" if search.is_searched else _NOT_SEARCHED,
         missing=f"nothing fired it in {spent}" if stats.is_dead else "no example was kept",
         tokens=(token,) if alone else (),
         marks=tuple(searches.marks(best)) if best else (),

@@ -18,7 +18,6 @@ from sae_analysis.visualizer.sheet import Page, Sheet, width_of
 from sae_analysis.visualizer.synthetic_panels import words
 from sae_analysis.visualizer.theme import GUTTER, LIGHT, MARGIN, SMALL, Colour, Theme, mix
 from sae_analysis.visualizer.wording import Header, Part
-from sae_analysis.wording import NOT_SEARCHED
 
 _CHART_HEIGHT = 142.0
 _PANEL_GAP = 18.0
@@ -63,8 +62,7 @@ def _answer(found: Searched, fired: Searched) -> list[Part]:
     unaided = len(fired) - len(gains)
     said += f", {count(unaided)} of them by no token alone," if unaided else ""
     said += f" in {shortened(spent, 'token-evaluation')}"
-    if hasty := sum(not search.is_searched for _, search in found):
-        said += f"; for {count(hasty)} of them {NOT_SEARCHED}"
+    said += searches.not_searched(search for _, search in found)
     if gains:
         said += f"; the strongest examples reach {number(median(gains))} × the best single token"
         said += f" at {number(median(fluent))} nats per token (medians)" if fluent else " (median)"
