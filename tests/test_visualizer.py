@@ -748,12 +748,23 @@ def test_every_example_of_a_search_has_its_numbers():
         origin, value = example.synthesis, digits.number(example.max_activation)
         numbers = (
             f"pre-activation {digits.number(origin.pre_activation)} {digits.number(origin.cross_entropy)} nats per"
-            f" token found after {digits.count(origin.token_evaluations)} evaluations {value}"
-            f" start: {origin.provenance}"
+            f" token found after {digits.count(origin.token_evaluations)} evaluations start: {origin.provenance}"
+            f" {value}"
         )
         assert numbers.replace("\xa0", " ") in said.replace("\xa0", " ")
     assert "document" not in said
     assert "token 0" not in said
+
+
+@pytest.mark.parametrize("began", ["real text", "model text", "single token", "another feature"])
+def test_what_an_example_began_with_stands_on_one_line(began):
+    best = make.synthetic_example(make.window(5, 1), 4, 9.0, provenance=began)
+    page = feature_page(replace(make.synthetic_stats(), examples=(best,)), HEADER)
+    lines = {}
+    for item in page.lettering:
+        if item.panel == "examples":
+            lines.setdefault(round(item.box.y, 1), []).append(item.text.strip())
+    assert any(f"start: {began}" in " ".join(filter(None, line)) for line in lines.values())
 
 
 def test_only_text_that_was_read_as_it_is_is_called_real_text():

@@ -9,7 +9,7 @@ from sae_analysis.visualizer.columns import PANEL_GAP, Column
 from sae_analysis.visualizer.digits import number, shortened
 from sae_analysis.visualizer.sheet import Box, Sheet, width_of
 from sae_analysis.visualizer.theme import BODY, BODY_LEADING, SMALL, SMALL_LEADING, mix
-from sae_analysis.visualizer.tokens import ELLIPSIS, Line, Piece, pieces_of, plain, set_lines, set_round
+from sae_analysis.visualizer.tokens import ELLIPSIS, Line, Piece, pieces_of, set_round
 
 MOST_LINES = 3
 """Lines of text an example may take, one fewer over the whole width; what is further from its peak is cut."""
@@ -101,7 +101,7 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
 
 
 def example_list(column: Column, items: Sequence[ActivationExample], scale: float, first_row: int = 0) -> None:
-    """Set examples one below the other: text with coloured tokens, value at the right, source below it.
+    """Set examples one below the other: text with coloured tokens, value at the right, below it or the text the source.
 
     ``scale`` is the activation of full colour.
     """
@@ -125,7 +125,7 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
         if example.synthesis:
             _losses(column, line, example, place)
     if example.synthesis:
-        beside = Column(sheet, column.x, column.y, column.width - notes)
+        beside = Column(sheet, column.x, column.y, column.width - (notes if searches.marks(example) else 0))
         beside.facts(_facts(example.synthesis))
         column.y = beside.y
     sheet.text(right, top + 11, number(example.activations[peak]), size=BODY, bold=True, align="right")
@@ -138,10 +138,8 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
 
 
 def _notes(example: ActivationExample) -> Iterator[tuple[str, bool]]:
-    """Yield what stands below an example's value, and whether it is a mark: where it comes from, if it is sound."""
+    """Yield what stands below an example's value, and whether it is a mark: where it was read, or what it is not."""
     if example.synthesis:
-        for line in set_lines(plain(searches.start(example.synthesis)), _VALUE_WIDTH - 8, SMALL):
-            yield "".join(placed.piece.text for placed in line.placed), False
         yield from ((mark, True) for mark in searches.marks(example))
     elif example.source:
         yield " ".join(example.source.split()), False
@@ -151,7 +149,7 @@ def _notes(example: ActivationExample) -> Iterator[tuple[str, bool]]:
 def _facts(origin: Synthesis) -> list[str]:
     fluent = [] if origin.cross_entropy is None else [f"{number(origin.cross_entropy)} nats per token"]
     found = [f"found after {shortened(origin.token_evaluations, 'evaluation')}"] if origin.token_evaluations else []
-    return [f"pre-activation {number(origin.pre_activation)}", *fluent, *found]
+    return [f"pre-activation {number(origin.pre_activation)}", *fluent, *found, searches.start(origin)]
 
 
 def _losses(column: Column, line: Line, example: ActivationExample, place: Box) -> None:
