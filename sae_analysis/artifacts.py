@@ -136,7 +136,7 @@ class FinishedFeatures:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
-                f"{self.path} cannot be written: {error.strerror}. Free space or choose another folder."
+                f"{self.path} cannot be written: {error.strerror}. Free space or choose another output folder."
             ) from None
 
     def remove(self) -> None:

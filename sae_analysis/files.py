@@ -98,7 +98,9 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Free space or choose another folder.") from None
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}. Free space or choose another output folder."
+        ) from None
     finally:
         with suppress(OSError):  # whatever ended the writing, Ctrl-C included, leaves no part behind
             temporary.unlink(missing_ok=True)

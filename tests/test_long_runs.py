@@ -307,7 +307,7 @@ def test_a_corpus_that_has_changed_is_refused_and_the_state_is_kept(
     long_corpus.write_text("\n".join([lines[0], lines[1].replace("a", "e"), *lines[2:]]))
     assert error_of_resumed(capsys, command) == (
         "The corpus has changed since an interrupted run read it, at documents long.jsonl#1 to long.jsonl#3: bring the "
-        "old text back, or begin anew in another folder."
+        "old text back, or begin anew in another output folder or storage."
     )
     long_corpus.write_text("\n".join(lines[:6]))
     assert error_of_resumed(capsys, command).startswith(

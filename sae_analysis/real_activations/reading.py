@@ -169,10 +169,10 @@ def unread(planned: Plan, stream: TokenStream, collected: Collected) -> Iterator
             names = f"{chunk.documents[0].name} to {chunk.documents[-1].name}"
             raise CorpusError(
                 f"The corpus has changed since an interrupted run read it, at documents {names}: bring the old text "
-                "back, or begin anew in another folder."
+                "back, or begin anew in another output folder or storage."
             )
     if before:
         raise CorpusError(
             f"The corpus has become shorter since an interrupted run read it, by {counted(len(before), 'chunk')} or "
-            "more: bring the old text back, or begin anew in another folder."
+            "more: bring the old text back, or begin anew in another output folder or storage."
         )
