@@ -1,13 +1,16 @@
 """The command line as typed: what it prints and writes, and one line for whatever a user gets wrong."""
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import record_factory as make
 import torch
 from conftest import D_MODEL, D_SAE, TEXTS, make_sae, topk_weights
 from pyarrow import parquet
@@ -15,7 +18,7 @@ from pyarrow import parquet
 from sae_analysis import main as command_line
 from sae_analysis.artifacts import read_result
 from sae_analysis.feature_selection import GRAMMAR
-from sae_analysis.main import main
+from sae_analysis.main import main, real
 from sae_analysis.wording import percent
 
 ROOT = Path(command_line.__file__).resolve().parents[2]
@@ -314,9 +317,27 @@ def test_a_poor_fit_can_be_looked_at_anyway_and_is_said_to_be_one(typed, tmp_pat
     sae = broken_sae(tmp_path, b_dec=torch.full((D_MODEL,), 100.0))
     assert main([*typed(sae=sae), "--allow-poor-fit"]) == 0
     assert read_result(tmp_path / "out" / "real.json").fit.is_poor
-    assert "; POOR FIT, the mean explains more: nothing here can be trusted\n" in capsys.readouterr().out
+    assert "; POOR FIT, the mean explains more: nothing here can be trusted; inspect SAE" in capsys.readouterr().out
     assert main(typed()) == 0
     assert "POOR" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("explained", "said"),
+    [
+        (-0.1, "POOR FIT, the mean explains more: nothing here can be trusted; inspect SAE --model MODEL shows"),
+        (0.1, "weak; inspect SAE --model MODEL shows whether it fits better elsewhere"),
+        (0.31, ""),
+    ],
+)
+def test_behind_a_fit_that_another_place_may_beat_stands_how_to_look_for_it(tmp_path, capsys, explained, said):
+    result = make.result([make.stats()])
+    result = replace(result, fit=replace(result.fit, explained_variance=explained))
+    options = argparse.Namespace(output=tmp_path, no_figures=True)
+    real.write(result, options)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Fit:"))
+    assert said in line
+    assert ("inspect" in line) is bool(said)
 
 
 def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch):

@@ -24,7 +24,7 @@ from sae_analysis.wording import POOR_FIT, counted
 if TYPE_CHECKING:
     from sae_analysis.exports import FeatureTable
     from sae_analysis.real_activations import RealSettings
-    from sae_analysis.records import AnalysisResult
+    from sae_analysis.records import AnalysisResult, Fit
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -163,10 +163,19 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
         "BOS": run_.bos,
         "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"
-        + (f"; {POOR_FIT}" if fit.is_poor else ""),
+        + _doubt(fit),
         "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
         f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
     }
+
+
+def _doubt(fit: "Fit") -> str:
+    """Return what is said behind a fit that another place may beat; where it is read is not searched for again."""
+    from sae_analysis.reconstruction import LEAST_EXPLAINED
+
+    if fit.explained_variance >= LEAST_EXPLAINED:
+        return ""
+    return f"; {POOR_FIT if fit.is_poor else 'weak'}; inspect SAE --model MODEL shows whether it fits better elsewhere"
 
 
 def _numbers(result: "AnalysisResult") -> dict[str, Any]:
