@@ -21,7 +21,7 @@ from sae_analysis.errors import OutputError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.main import main
 from sae_analysis.parts import Storage
-from sae_analysis.real_activations import Collected, RealSettings, Shard, TextRead, collect, plan, report
+from sae_analysis.real_activations import Collected, RealSettings, Shard, TextRead, collect, plan, report, stream
 from sae_analysis.real_activations.stream import Reader
 from sae_analysis.reconstruction import attach
 
@@ -123,6 +123,14 @@ def test_chunks_cannot_be_merged_twice(model, sae, long_corpus):
     collected = collect(planned, planned.stream(Corpus(source=long_corpus)))
     with pytest.raises(ValueError, match="the same chunk was read twice"):
         collected.merge(collected)
+
+
+def test_what_a_chunk_freed_goes_back_to_the_system(model, sae, long_corpus, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(stream, "return_freed_memory", lambda: given_back.append(True))
+    planned = plan(attach(sae, model, None), parse_features("0"), SETTINGS)
+    collected = collect(planned, planned.stream(Corpus(source=long_corpus)))
+    assert len(given_back) == len(collected.chunks) > 1
 
 
 @pytest.mark.parametrize("count", [2, 16])
