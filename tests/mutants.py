@@ -25,7 +25,7 @@ PACKAGE = Path("sae_analysis")
 PARTS = {
     "accumulators": ("test_accumulators.py", "test_real_activations.py", "test_parts.py"),
     "sae_interface": ("test_sae_interface.py test_screening.py", "test_sae_formats.py", "test_real_activations.py"),
-    "comparison": ("test_comparison.py", "test_reports.py", "test_visualizer.py"),
+    "comparison": ("test_comparison.py", "test_reports.py", "test_visualizer_*.py"),
 }
 """Tests of each part; the first are those that should notice."""
 
@@ -88,7 +88,7 @@ def is_noticed(part: str, path: Path, number: int) -> str:
         mutate(copy / path, number)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy)}
         for tests in PARTS[part]:
-            files = [f"tests/{test}" for test in tests.split()]
+            files = [f"tests/{file.name}" for test in tests.split() for file in sorted((ROOT / "tests").glob(test))]
             command = [sys.executable, "test.py", *files, "-x", "-q", "-p", "no:cacheprovider"]
             try:
                 ended = subprocess.run(
