@@ -10,7 +10,7 @@ import tarfile
 from collections import OrderedDict
 from pathlib import Path
 
-import format_cases
+import format_cases_near_misses as near_misses
 import numpy as np
 import pytest
 import torch
@@ -45,19 +45,11 @@ from checkpoint_factory import (
     write_zip,
 )
 from conftest import D_MODEL, make_sae, topk_weights
-from format_cases import (
-    CASES,
-    EXPECTED,
-    NEAR,
-    SCALE,
-    WHITENING,
-    abs_top_k,
-    by_rows,
-    scaler,
-    top_k,
-    usual,
-    without,
-)
+from format_cases import CASES
+from format_cases_near_misses import NEAR, without
+from format_cases_others import gemma_scope_residual
+from format_cases_rules import abs_top_k, top_k, usual
+from format_cases_saelens import EXPECTED, SCALE, WHITENING, by_rows, scaler
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -603,7 +595,7 @@ def test_what_is_nearly_right_is_refused_by_saying_what_is_wrong(tmp_path, write
 
 
 def test_a_layout_that_is_unknown_is_compared_with_the_nearest(tmp_path):
-    path = format_cases.one_unknown_key(tmp_path)
+    path = near_misses.one_unknown_key(tmp_path)
     assert refusal(path) == (
         f"SAE {path} is in no known layout. Found keys: bias, decoder.weight, encoder.bias, encoder.weight, velocity. "
         "Nearest is dictionary_learning AutoEncoder (bias, decoder.weight, encoder.bias, encoder.weight), but: unknown "
@@ -623,7 +615,7 @@ def test_a_layout_that_is_named_is_compared_with_the_file(tmp_path):
 
 
 def test_a_class_that_is_not_supported(tmp_path):
-    path = format_cases.a_class_that_is_unknown(tmp_path)
+    path = near_misses.a_class_that_is_unknown(tmp_path)
     assert refusal(path) == (
         f"SAE {path} is a dictionary_learning CrossCoder, which is not supported: expected one of AutoEncoder, "
         "AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
@@ -632,7 +624,7 @@ def test_a_class_that_is_not_supported(tmp_path):
 
 
 def test_an_architecture_that_is_not_supported(tmp_path):
-    path = format_cases.a_temporal_architecture(tmp_path)
+    path = near_misses.a_temporal_architecture(tmp_path)
     assert refusal(path) == (
         f"SAE {path} has SAELens' architecture 'temporal', which is not supported: expected one of standard, gated, "
         "jumprelu, topk, abstopk, batchtopk, matryoshka_batchtopk, matching_pursuit, transcoder, skip_transcoder, "
@@ -641,7 +633,7 @@ def test_an_architecture_that_is_not_supported(tmp_path):
 
 
 def test_several_layers_at_once(tmp_path):
-    path = format_cases.a_crosscoder(tmp_path)
+    path = near_misses.a_crosscoder(tmp_path)
     assert refusal(path) == (
         f"SAE {path} holds weights for several layers at once (decoder.bias, decoder.weight, encoder.bias, "
         "encoder.weight): crosscoders and cross-layer transcoders are not supported."
@@ -677,7 +669,7 @@ def test_a_configuration_that_is_no_object(tmp_path):
 
 
 def test_a_value_of_another_kind(tmp_path):
-    path = format_cases.a_k_that_is_a_truth_value(tmp_path)
+    path = near_misses.a_k_that_is_a_truth_value(tmp_path)
     assert refusal(path) == f"SAE configuration {path.parent / 'cfg.json'} says k = True: expected a whole number."
 
 
@@ -1214,7 +1206,7 @@ def verdicts(tmp_path_factory):
         write_torch(root / "good.pt", linear_keys(plain(), "bias")),
         raw_file(root, "old.pt", legacy(some_weights())),
         write_safetensors(root / "good.safetensors", free_keys(plain())),
-        format_cases.gemma_scope_residual(root / "gemma", 6, 10).path,
+        gemma_scope_residual(root / "gemma", 6, 10).path,
         circuit_tracer(root / "tracer", plain()),
     ]
     asked = json.dumps([[str(path) for path in good], paths])
