@@ -25,7 +25,7 @@ PHASES = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, phases=PHASES)
 settings.load_profile("suite")
 torch.set_num_threads(1)
-pytest.register_assert_rewrite("page_reader")  # what it asserts is told as a test tells it
+pytest.register_assert_rewrite("checkpoint_reading", "page_reader")  # what they assert is told as a test tells it
 
 from sae_analysis.language_model import LanguageModel, load_model  # noqa: E402 - after the hook
 from sae_analysis.sae_formats import load_sae  # noqa: E402
