@@ -31,7 +31,7 @@ bench: setup
 # Our readers against the libraries that wrote the files, and TransformerLens before version 4.
 parity: .venv-parity/.complete
 	$(PARITY) test.py tests/parity
-	$(PARITY) test.py tests/test_language_model.py -k lens
+	$(PARITY) test.py tests/test_language_model_*.py -k lens
 	$(PARITY) test.py tests/test_gelu_1l.py
 .venv-parity/.complete: requirements-parity.txt .venv/.complete
 	$(call beside,.venv-parity,$(PARITY),-r requirements-parity.txt)
@@ -39,11 +39,11 @@ parity: .venv-parity/.complete
 # The newest TransformerLens there is, among our versions of all else.
 newest: .venv/.complete
 	$(call beside,.venv-newest,$(NEWEST),--upgrade transformer-lens)
-	$(NEWEST) test.py tests/test_language_model.py -k lens
+	$(NEWEST) test.py tests/test_language_model_*.py -k lens
 	$(NEWEST) test.py tests/test_gelu_1l.py
 
 lowest: .venv-lowest/.complete
-	$(LOWEST) test.py -n auto tests/test_language_model.py tests/test_sae_formats_*.py tests/test_corpus.py tests/test_main.py \
+	$(LOWEST) test.py -n auto tests/test_language_model_*.py tests/test_sae_formats_*.py tests/test_corpus.py tests/test_main.py \
 		tests/test_exports.py tests/test_artifacts.py tests/test_parts.py tests/test_manners.py
 .venv-lowest/.complete: requirements-lowest.txt .venv/.complete
 	$(call beside,.venv-lowest,$(LOWEST),-r requirements-lowest.txt)

@@ -27,11 +27,12 @@ settings.load_profile("suite")
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("checkpoint_reading", "page_reader")  # what they assert is told as a test tells it
 
-from sae_analysis.language_model import LanguageModel, load_model  # noqa: E402 - after the hook
+from sae_analysis.language_model import LanguageModel, TokenText, load_model  # noqa: E402 - after the hook
 from sae_analysis.sae_formats import load_sae  # noqa: E402
 from sae_analysis.sae_interface import UnifiedSAEInterface  # noqa: E402
 
 D_MODEL, D_SAE, K, LAYERS = 16, 48, 4, 3
+IDS = torch.tensor([[5, 17, 42, 99, 7, 200], [0, 3, 0, 8, 8, 19]])  # id 0 is a token like any other
 
 TEXTS = (
     "The old ship left the harbour at dawn, and the crew sang of the sea.",
@@ -147,6 +148,15 @@ def model(model_folder: Path) -> LanguageModel:
 @pytest.fixture(scope="session")
 def bos_model(bos_model_folder: Path) -> LanguageModel:
     return load_model(str(bos_model_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> TokenText:
+    """Byte-level BPE, as GPT-2, Llama 3 and SmolLM have it."""
+    from transformers import AutoTokenizer
+
+    make_tokenizer(folder := tmp_path_factory.mktemp("byte_level"), adds_bos=False)
+    return TokenText(AutoTokenizer.from_pretrained(folder))
 
 
 @pytest.fixture
