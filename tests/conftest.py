@@ -5,6 +5,7 @@ Shape annotations are checked while tests run (jaxtyping with beartype); nothing
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -170,3 +171,47 @@ def corpus_file(tmp_path: Path) -> Path:
     lines = [json.dumps({"text": " ".join(TEXTS[i % 5 :] + TEXTS[: i % 3])}) for i in range(24)]
     path.write_text("\n".join(lines))
     return path
+
+
+def as_arguments(options: dict[str, object]) -> list[str]:
+    """Return options as they are typed, without those that are None."""
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None)
+    return [part for pair in pairs for part in pair]
+
+
+@pytest.fixture
+def typed(model_folder: Path, fitting_sae_folder: Path, corpus_file: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Return the arguments of a run that works, with what a test changes: a value, or None to leave one out."""
+
+    def arguments(**changes: object) -> list[str]:
+        options = {
+            "model": model_folder,
+            "sae": fitting_sae_folder,
+            "corpus": corpus_file,
+            "features": "0-2",
+            "seq_len": 32,
+            "output": tmp_path / "out",
+        } | changes
+        return ["real", *as_arguments(options), "--no-figures"]
+
+    return arguments
+
+
+@pytest.fixture
+def searching(model_folder: Path, fitting_sae_folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Return the arguments of a short search that works, with what a test changes, as ``typed`` does."""
+
+    def arguments(*extra: str, **changes: object) -> list[str]:
+        options = {
+            "model": model_folder,
+            "sae": fitting_sae_folder,
+            "features": "0-4",
+            "seq_len": 4,
+            "budget": 600,
+            "n_steps": 2,
+            "batch_size": 2,
+            "output": tmp_path / "out",
+        } | changes
+        return ["synthetic", *as_arguments(options), "--no-figures", *extra]
+
+    return arguments

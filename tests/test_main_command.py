@@ -1,0 +1,115 @@
+"""The command whatever its mode: its help, one line where something goes wrong, old results that stay whole."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command_runs import ROOT, make_folder, write
+from conftest import D_SAE
+
+from sae_analysis.feature_selection import GRAMMAR
+from sae_analysis.main import main
+
+
+def test_the_package_runs_as_a_module(typed):
+    arguments = [sys.executable, "-m", "sae_analysis", *typed(features="9999")]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
+
+
+def test_the_package_of_the_command_runs_as_a_module(searching):
+    arguments = [sys.executable, "-m", "sae_analysis.main", *searching(features="9999")]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["real", "--help"], ["synthetic", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom sae_analysis.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(*{'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stderr == "\n"
+    assert arguments[0].removeprefix("--help") in found.stdout
+
+
+def test_help_names_every_default_and_no_absent_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["real", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(default: 128)" in printed
+    assert "(default: the demo model)" in printed
+    assert "None" not in printed
+    assert GRAMMAR in printed
+
+
+def test_help_of_a_search_names_its_options_and_no_absent_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["synthetic", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for option in ("n-steps", "seq-len", "learning-rate", "max-examples", "batch-size", "seed", "budget", "fluency"):
+        assert f"--{option} " in printed
+    assert "1,600 for each token" in printed
+    assert "(default: 30)" in printed
+    assert "None" not in printed
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, capsys, monkeypatch):
+    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(typed()) == 2
+    assert capsys.readouterr().err == (
+        f"error: {old} cannot be written: No space left on device. Free space or choose another output folder.\n"
+    )
+    assert old.read_text() == "what an earlier run wrote"
+
+
+def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch):
+    from sae_analysis import feature_selection
+    from sae_analysis.errors import FeatureError
+
+    def fail(_text):
+        raise FeatureError("first\nsecond")
+
+    monkeypatch.setattr(feature_selection, "parse_features", fail)
+    assert main(typed()) == 2
+    assert capsys.readouterr().err == "error: first second\n"
+
+
+def test_a_bug_keeps_its_traceback(typed, monkeypatch):
+    from sae_analysis import feature_selection
+
+    monkeypatch.setattr(feature_selection, "parse_features", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(typed())
+
+
+def test_ctrl_c_ends_with_130_and_leaves_the_old_result(typed, tmp_path, capsys, monkeypatch):
+    from sae_analysis import real_activations
+
+    old = write(make_folder(tmp_path / "out") / "real.json", "what an earlier run wrote")
+
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(real_activations, "collect", interrupt)
+    assert main(typed()) == 130
+    assert capsys.readouterr() == ("", "Interrupted; what was written before is whole.\n")
+    assert old.read_text() == "what an earlier run wrote"
+
+
+def test_what_fails_before_it_writes_leaves_no_folder(typed, tmp_path):
+    (there := tmp_path / "there").mkdir()
+    for output in (tmp_path / "new" / "below", there / "below", there):
+        assert main(typed(hook="nowhere", output=output)) == 2
+    assert not (tmp_path / "new").exists()
+    assert not list(there.iterdir())
