@@ -43,7 +43,7 @@ newest: .venv/.complete
 	$(NEWEST) test.py tests/test_gelu_1l.py
 
 lowest: .venv-lowest/.complete
-	$(LOWEST) test.py -n auto tests/test_language_model_*.py tests/test_sae_formats_*.py tests/test_corpus.py \
+	$(LOWEST) test.py -n auto tests/test_language_model_*.py tests/test_sae_formats_*.py tests/test_corpus_*.py \
 		tests/test_main_*.py tests/test_exports.py tests/test_artifacts.py tests/test_parts.py tests/test_manners.py
 .venv-lowest/.complete: requirements-lowest.txt .venv/.complete
 	$(call beside,.venv-lowest,$(LOWEST),-r requirements-lowest.txt)
