@@ -28,12 +28,21 @@ settings.load_profile("suite")
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("checkpoint_reading", "page_reader")  # what they assert is told as a test tells it
 
-from sae_analysis.language_model import LanguageModel, TokenText, load_model  # noqa: E402 - after the hook
+from sae_analysis.corpus import Corpus, Windowing  # noqa: E402 - after the hook
+from sae_analysis.feature_selection import parse_features  # noqa: E402
+from sae_analysis.language_model import LanguageModel, TokenText, load_model  # noqa: E402
+from sae_analysis.real_activations import RealSettings, analyze  # noqa: E402
+from sae_analysis.reconstruction import Site, attach  # noqa: E402
+from sae_analysis.records import AnalysisResult, FeatureStats  # noqa: E402
 from sae_analysis.sae_formats import load_sae  # noqa: E402
 from sae_analysis.sae_interface import UnifiedSAEInterface  # noqa: E402
+from sae_analysis.synth_activations import Search, SynthSettings, Vocabulary, synthesize  # noqa: E402
+from sae_analysis.synth_activations.atlas import SingleTokens  # noqa: E402
 
 D_MODEL, D_SAE, K, LAYERS = 16, 48, 4, 3
 IDS = torch.tensor([[5, 17, 42, 99, 7, 200], [0, 3, 0, 8, 8, 19]])  # id 0 is a token like any other
+SHORT = SynthSettings(seq_len=5, budget=1_500, n_steps=3, max_examples=4, batch_size=2)
+FEATURES = "3,17,40,8,25"
 
 TEXTS = (
     "The old ship left the harbour at dawn, and the crew sang of the sea.",
@@ -215,3 +224,37 @@ def searching(model_folder: Path, fitting_sae_folder: Path, tmp_path: Path) -> C
         return ["synthetic", *as_arguments(options), "--no-figures", *extra]
 
     return arguments
+
+
+@pytest.fixture(scope="module")
+def site(bos_model: LanguageModel, sae_folder: Path) -> Site:
+    return attach(load_sae(sae_folder), bos_model)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(bos_model: LanguageModel) -> Vocabulary:
+    return Vocabulary(bos_model.tokens, bos_model.d_vocab)
+
+
+@pytest.fixture(scope="module")
+def result(site: Site) -> AnalysisResult:
+    return synthesize(site, parse_features(FEATURES), SHORT)
+
+
+@pytest.fixture(scope="module")
+def real(site: Site, tmp_path_factory: pytest.TempPathFactory) -> AnalysisResult:
+    (path := tmp_path_factory.mktemp("text") / "corpus.json").write_text(json.dumps(TEXTS * 2))
+    settings = RealSettings(windowing=Windowing(seq_len=24), allow_poor_fit=True)
+    return analyze(site, parse_features("all"), Corpus(source=path), settings)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FeatureStats]:
+    """Return a function that reports what a search is said to have found."""
+
+    def report(site, feature, searched, settings=SHORT, *, single_token=(50,)):
+        monkeypatch.setattr(Search, "run", lambda *_: {feature: searched})
+        monkeypatch.setattr(SingleTokens, "best", lambda *_: single_token)
+        return synthesize(site, parse_features(str(feature)), settings).features[0]
+
+    return report

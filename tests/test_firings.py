@@ -12,15 +12,9 @@ from sae_analysis.firings import MOST_FEATURES, USUAL, FiringReader, looked_at
 from sae_analysis.real_activations import RealSettings, analyze
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import ActivationExample
-from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
 
 DOCUMENTS = [Document(name="text", text=text) for text in TEXTS]
-
-
-@pytest.fixture(scope="module")
-def site(bos_model, sae_folder):
-    return attach(load_sae(sae_folder), bos_model)
 
 
 @pytest.fixture(scope="module")
