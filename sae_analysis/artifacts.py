@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_analysis.errors import OutputError
-from sae_analysis.files import write_whole
+from sae_analysis.files import unwritable, write_whole
 from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureStats
 from sae_analysis.typed_json import from_json, parse, shown
 
@@ -135,9 +135,7 @@ class FinishedFeatures:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written: {error.strerror}. Free space or choose another output folder."
-            ) from None
+            raise unwritable(self.path, error) from None
 
     def remove(self) -> None:
         """Remove the file: the run has ended and its result is written."""

@@ -98,9 +98,12 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}. Free space or choose another output folder."
-        ) from None
+        raise unwritable(path, error) from None
     finally:
         with suppress(OSError):  # whatever ended the writing, Ctrl-C included, leaves no part behind
             temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Return what to say of a file that could not be written, be it a result or what a run keeps elsewhere."""
+    return OutputError(f"{path} cannot be written: {error.strerror}. Free space or choose another folder.")

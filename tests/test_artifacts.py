@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(written, monkeypatch):
     before = written.read_bytes()
     failing(monkeypatch, OSError(28, "No space left on device"))
     assert refusal(write_result, replace(RESULT, features=()), written) == (
-        f"{written} cannot be written: No space left on device. Free space or choose another output folder."
+        f"{written} cannot be written: No space left on device. Free space or choose another folder."
     )
     assert written.read_bytes() == before
     assert list(written.parent.iterdir()) == [written]
@@ -210,7 +210,7 @@ def test_a_failed_replacement_leaves_the_old_file_and_no_other(written, monkeypa
     before = written.read_bytes()
     monkeypatch.setattr(Path, "replace", fail)
     assert refusal(write_whole, written, b"new") == (
-        f"{written} cannot be written: Permission denied. Free space or choose another output folder."
+        f"{written} cannot be written: Permission denied. Free space or choose another folder."
     )
     assert written.read_bytes() == before
     assert list(written.parent.iterdir()) == [written]
@@ -228,14 +228,14 @@ def test_the_old_content_is_there_until_the_new_is_whole(written, monkeypatch):
 def test_a_folder_that_is_gone(tmp_path):
     path = tmp_path / "gone" / "real.json"
     assert refusal(write_whole, path, b"") == (
-        f"{path} cannot be written: No such file or directory. Free space or choose another output folder."
+        f"{path} cannot be written: No such file or directory. Free space or choose another folder."
     )
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):
     (parent := tmp_path / "file").write_text("")
     assert refusal(write_whole, parent / "real.json", b"") == (
-        f"{parent / 'real.json'} cannot be written: Not a directory. Free space or choose another output folder."
+        f"{parent / 'real.json'} cannot be written: Not a directory. Free space or choose another folder."
     )
 
 
@@ -344,7 +344,7 @@ def test_features_that_cannot_be_written_are_one_line(begun, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     assert refusal(begun.add, [THREE]) == (
-        f"{begun.path} cannot be written: No space left on device. Free space or choose another output folder."
+        f"{begun.path} cannot be written: No space left on device. Free space or choose another folder."
     )
 
 

@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_result(typed, tmp_path, caps
     monkeypatch.setattr(os, "fsync", full)
     assert main(typed()) == 2
     assert capsys.readouterr().err == (
-        f"error: {old} cannot be written: No space left on device. Free space or choose another output folder.\n"
+        f"error: {old} cannot be written: No space left on device. Free space or choose another folder.\n"
     )
     assert old.read_text() == "what an earlier run wrote"
 

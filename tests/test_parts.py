@@ -219,9 +219,7 @@ def test_a_full_disk_leaves_the_last_good_part(small_disk):
     big = state(0, 1, values=np.zeros(1 << 15))
     for _ in range(2):
         message = refusal(run.write, big)
-        assert message.endswith(
-            " cannot be written: No space left on device. Free space or choose another output folder."
-        )
+        assert message.endswith(" cannot be written: No space left on device. Free space or choose another folder.")
         assert chunks_of(unfinished(folder)) == ([[0]], [])
     assert [path.name for path in folder.iterdir()] == ["real-ffffffffffff.run.0.part"]
     run.write(state(0, 1))
@@ -235,7 +233,7 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_good_part(small_disk):
     make_read_only()
     assert refusal(run.write, state(0, 1)) == (
         f"{folder}/real-ffffffffffff.run.1.part cannot be written: Read-only file system. Free space or choose another "
-        "output folder."
+        "folder."
     )
     assert chunks_of(unfinished(folder)) == ([[0]], [])
 
