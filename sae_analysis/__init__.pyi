@@ -12,6 +12,7 @@ from .records import (
     AnalysisResult,
     Comparison,
     ComparisonResult,
+    FeatureResults,
     FeatureStats,
 )
 from .reports import compare_real_vs_synthetic
@@ -39,6 +40,7 @@ __all__ = [
     "Corpus",
     "Document",
     "Drawing",
+    "FeatureResults",
     "FeatureStats",
     "LanguageModel",
     "RealSettings",

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_analysis.errors import OutputError
 from sae_analysis.files import unwritable, write_whole
-from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureStats
+from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureResults, FeatureStats
 from sae_analysis.typed_json import from_json, parse, shown
 
 _UNFINISHED = ".unfinished.jsonl"
@@ -17,13 +17,13 @@ _FINGERPRINT_DIGITS = 12
 """Of a run's fingerprint, in the name of the file of its finished features; the whole of it is inside."""
 
 
-def write_result(result: AnalysisResult | ComparisonResult, path: str | Path) -> None:
+def write_result(result: AnalysisResult | FeatureResults | ComparisonResult, path: str | Path) -> None:
     """Write a result as JSON, one feature a line.
 
     Raises:
         OutputError: the file cannot be written; what was there before is untouched.
     """
-    sections = _plain(result)
+    sections = _plain(result.result if isinstance(result, FeatureResults) else result)
     features = ",\n".join(_dump(feature) for feature in sections.pop("features"))
     head = {"schema_version": sections.pop("schema_version"), **sections}
     lines = ",\n".join(f"{_dump(name)}: {_dump(content)}" for name, content in head.items())

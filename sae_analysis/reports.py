@@ -9,15 +9,15 @@ from sae_analysis.comparison import compare, compare_all
 from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.files import prepare_folder
 from sae_analysis.gallery import write_gallery
-from sae_analysis.records import AnalysisResult, Comparison, ComparisonResult, FeatureStats
+from sae_analysis.records import AnalysisResult, AnyResults, Comparison, ComparisonResult, FeatureStats, whole
 from sae_analysis.visualizer import Drawing, Progress, visualize_comparison
 
 _KINDS = ("real", "synthetic", "comparison")
 
 
 def compare_real_vs_synthetic(
-    real: AnalysisResult | Mapping[int, FeatureStats],
-    synthetic: AnalysisResult | Mapping[int, FeatureStats],
+    real: AnyResults,
+    synthetic: AnyResults,
     output_dir: str | Path,
     *,
     drawing: Drawing | None = None,
@@ -25,25 +25,25 @@ def compare_real_vs_synthetic(
 ) -> dict[int, Comparison]:
     """Compare what features do with what they could do, write the pictures, and return the numbers by feature index.
 
-    Whole results, such as ``read_result`` gives, are refused unless they belong together, and then ``comparison.json``
-    and ``index.html`` are written too; features alone, such as ``analyze_real_activations`` and
-    ``generate_synthetic_maximizers`` return, do not say where they come from. The most under-activated come first.
+    What ``read_result``, ``analyze_real_activations`` and ``generate_synthetic_maximizers`` return is refused unless it
+    belongs together, and then ``comparison.json`` and ``index.html`` are written too; features in a dictionary of
+    one's own do not say where they come from. The most under-activated come first.
 
     Raises:
         OutputError: they have no feature in common or do not belong together, or a file cannot be written.
     """
     folder = Path(output_dir)
     prepare_folder(folder)
-    whole = None
+    real, synthetic, compared = whole(real), whole(synthetic), None
     if isinstance(real, AnalysisResult) and isinstance(synthetic, AnalysisResult):
-        whole = compare(real, synthetic)
-        write_result(whole, folder / "comparison.json")
-        found = whole.features
+        compared = compare(real, synthetic)
+        write_result(compared, folder / "comparison.json")
+        found = compared.features
     else:
         found = compare_all(_features(real), _features(synthetic))
     visualize_comparison(found, real, synthetic, folder, drawing=drawing or Drawing(), progress=progress)
-    if whole:
-        browse(whole, folder)
+    if compared:
+        browse(compared, folder)
     return {one.feature_idx: one for one in found}
 
 
@@ -68,7 +68,7 @@ def browse(
     return write_gallery(folder, known)
 
 
-def _features(results: AnalysisResult | Mapping[int, FeatureStats]) -> Mapping[int, FeatureStats]:
+def _features(results: AnyResults) -> Mapping[int, FeatureStats]:
     return results.by_feature() if isinstance(results, AnalysisResult) else results
 
 

@@ -10,6 +10,7 @@ from conftest import D_SAE, TEXTS, K, make_sae, topk_weights
 from oracle import Dense, disagreements
 
 from sae_analysis import real_activations, subject
+from sae_analysis.artifacts import read_result, write_result
 from sae_analysis.corpus import Corpus, Document, Windowing
 from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError, SAEFormatError
 from sae_analysis.feature_selection import parse_features
@@ -27,6 +28,7 @@ from sae_analysis.sae_interface import (
     TopK,
     UnifiedSAEInterface,
 )
+from sae_analysis.visualizer import visualize_features
 
 SHORT = RealSettings(windowing=Windowing(seq_len=24, batch_size=4), max_examples=6)
 
@@ -211,6 +213,20 @@ def test_the_library_function_takes_paths_objects_and_documents(
     )
     assert list(by_path) == [2, 1]
     assert by_path == by_object == by_module
+
+
+def test_what_the_library_function_returns_knows_the_whole_analysis(
+    model: LanguageModel, sae: UnifiedSAEInterface, corpus_file: Path, tmp_path: Path
+) -> None:
+    results = analyze_real_activations(sae, model, [2, 1], corpus_file, settings=SHORT)
+    write_result(results, tmp_path / "real.json")
+    whole = read_result(tmp_path / "real.json")
+    assert (whole, whole.by_feature()) == (results.result, results)
+    assert whole.fit == run(sae, model, corpus_file).fit
+    pages = visualize_features(results, tmp_path)
+    assert [page.stem for page in pages] == ["feature_2_real", "feature_1_real", "summary_1_real", "statistics_real"]
+    centred = analyze_real_activations(sae, model, [2, 1], corpus_file, center_residual="on", settings=SHORT)
+    assert centred != results
 
 
 def test_a_poor_fit_ends_the_run_unless_allowed(model: LanguageModel, tmp_path: Path, corpus_file: Path) -> None:

@@ -9,6 +9,7 @@ import record_factory as make
 from sae_analysis.artifacts import read_any, write_result
 from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
+from sae_analysis.records import FeatureResults
 from sae_analysis.reports import browse, compare_real_vs_synthetic
 from sae_analysis.visualizer import Drawing
 
@@ -25,9 +26,13 @@ def names(folder):
     return {path.name for path in Path(folder).iterdir()}
 
 
-def test_whole_results_are_compared_written_and_drawn(pair, tmp_path):
+@pytest.mark.parametrize("given", [lambda result: result, FeatureResults])
+def test_whole_results_are_compared_written_and_drawn(pair, tmp_path, given):
     told = []
-    found = compare_real_vs_synthetic(*pair, tmp_path / "new", drawing=SMALL, progress=lambda *at: told.append(at))
+    real, synthetic = map(given, pair)
+    found = compare_real_vs_synthetic(
+        real, synthetic, tmp_path / "new", drawing=SMALL, progress=lambda *at: told.append(at)
+    )
     assert names(tmp_path / "new") == PAGES | {"comparison.json", "index.html"}
     written = read_any(tmp_path / "new" / "comparison.json")
     assert written == compare(*pair)

@@ -11,6 +11,7 @@ from sae_analysis.errors import FeatureError, ModelError, OutputError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import load_model
 from sae_analysis.reconstruction import attach
+from sae_analysis.records import FeatureResults
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK
 from sae_analysis.synth_activations import Search, generate_synthetic_maximizers, plan, synthesize
@@ -277,6 +278,12 @@ def test_the_library_function_takes_paths_and_objects(bos_model, bos_model_folde
     with_text = generate_synthetic_maximizers(sae, bos_model, [3, 17], real=real, **options)
     assert with_text == generate_synthetic_maximizers(sae, bos_model, [3, 17], real=real.by_feature(), **options)
     assert with_text != by_path
+    of_another = replace(real, provenance=replace(real.provenance, sae_sha256="another"))
+    with pytest.raises(OutputError, match="of another SAE"):
+        generate_synthetic_maximizers(sae, bos_model, [3, 17], real=FeatureResults(of_another), **options)
+    assert by_path.result.provenance.options["batch_size"] == 2
+    briefly = generate_synthetic_maximizers(sae, bos_model, [3], firings=0, list_length=3, **options)[3]
+    assert (len(briefly.top_boosted_tokens), {one.firing for one in briefly.examples}) == (3, {None})
 
 
 def test_an_sae_given_as_a_module_is_searched_too(bos_model):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae_analysis.accumulators import MOST_WINDOWS, Windows
 from sae_analysis.corpus.documents import Document
-from sae_analysis.errors import CorpusError
+from sae_analysis.errors import CorpusError, check_range
 
 PADDING = -1
 """Stands for what follows the end of a short window in ``Windows.token_ids``."""
@@ -60,6 +60,15 @@ class Windowing:
 
     chunk_size: int | None = None
     """Characters of text, rounded up to whole documents, that make up a chunk; None is about sixteen batches."""
+
+    def __post_init__(self) -> None:
+        check_range(
+            1,
+            seq_len=self.seq_len,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            chunk_size=self.chunk_size,
+        )
 
     @property
     def chunk_characters(self) -> int:

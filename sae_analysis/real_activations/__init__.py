@@ -17,8 +17,8 @@ from sae_analysis.real_activations.collected import Collected
 from sae_analysis.real_activations.reading import Plan, Progress, Shard, TextRead, collect, plan
 from sae_analysis.real_activations.report import dictionary_stats, feature_stats
 from sae_analysis.real_activations.settings import RealSettings
-from sae_analysis.reconstruction import Site, attach, check_fit
-from sae_analysis.records import AnalysisResult, FeatureStats, Fit
+from sae_analysis.reconstruction import Sign, Site, Switch, attach, check_fit
+from sae_analysis.records import AnalysisResult, FeatureResults, FeatureStats, Fit
 from sae_analysis.subject import AnyModel, AnySAE, open_subject
 from sae_analysis.wording import counted
 
@@ -45,13 +45,16 @@ def analyze_real_activations(
     *,
     hook: str | None = None,
     hook_out: str | None = None,
+    center_residual: Switch = "auto",
+    vsae_sign: Sign = "auto",
     settings: RealSettings | None = None,
     progress: Progress | None = None,
-) -> dict[int, FeatureStats]:
+) -> FeatureResults:
     """Return what each feature does on a corpus, by feature index.
 
     SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
     such as ``"0-10,50-60"`` or ``"random:20"``; the corpus is a file, a folder, files, documents, or ``"demo"``.
+    ``attach`` says what ``center_residual`` and ``vsae_sign`` leave open.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
@@ -60,8 +63,17 @@ def analyze_real_activations(
     sae, model, selection = open_subject(sae_model, transformer_model, feature_indices)
     documents = _documents(corpus)
     again = documents if isinstance(documents, (Corpus, Sequence)) else None  # what can be read only once is kept whole
-    site = attach(sae, model, hook, settings.bos, hook_out=hook_out, documents=again)
-    return analyze(site, selection, documents, settings, progress=progress).by_feature()
+    site = attach(
+        sae,
+        model,
+        hook,
+        settings.bos,
+        hook_out=hook_out,
+        centre=center_residual,
+        sign=vsae_sign,
+        documents=again,
+    )
+    return FeatureResults(analyze(site, selection, documents, settings, progress=progress))
 
 
 def _documents(corpus: str | Path | Sequence[Path] | Iterable[Document]) -> Iterable[Document]:

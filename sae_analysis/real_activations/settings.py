@@ -1,13 +1,17 @@
 """How a corpus is analysed."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from sae_analysis.corpus import Windowing
+from sae_analysis.errors import check_choice, check_range
 from sae_analysis.reconstruction import BosPolicy
 
 BAND_QUARTERS = 4
 """Bands of examples over the activation range."""
+
+Way = Literal["auto", "dense", "screened"]
+"""Ways to encode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +47,20 @@ class RealSettings:
     """Tokens (the first of the corpus, up to the end of a batch) on which all features are encoded, for the fit and the
     statistics of the dictionary; after these only the features asked for."""
 
-    encoder: Literal["auto", "dense", "screened"] = "auto"
+    encoder: Way = "auto"
     """How the encoder's product is computed: whole; or only where something may fire, which gives the same; ``auto``
     measures at the start which is faster."""
 
     allow_poor_fit: bool = False
     """Whether to go on where the SAE explains less than the mean would."""
+
+    def __post_init__(self) -> None:
+        check_range(
+            1,
+            max_examples=self.max_examples,
+            list_length=self.list_length,
+            norm_outliers=self.norm_outliers,
+            dictionary_tokens=self.dictionary_tokens,
+        )
+        check_range(0, band_examples=self.band_examples, firings=self.firings)
+        check_choice(get_args(Way), encoder=self.encoder)

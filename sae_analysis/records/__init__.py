@@ -16,18 +16,31 @@ from sae_analysis.records.examples import (
     TokenValues,
 )
 from sae_analysis.records.features import FeatureSearch, FeatureStats, Relaxation
-from sae_analysis.records.runs import SCHEMA_VERSION, AnalysisResult, Asked, DictionaryStats, Fit, HookScore, Provenance
+from sae_analysis.records.runs import (
+    SCHEMA_VERSION,
+    AnalysisResult,
+    AnyResults,
+    Asked,
+    DictionaryStats,
+    FeatureResults,
+    Fit,
+    HookScore,
+    Provenance,
+    whole,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
     "Ablation",
     "ActivationExample",
     "AnalysisResult",
+    "AnyResults",
     "Asked",
     "Comparison",
     "ComparisonResult",
     "DictionaryStats",
     "ExampleBand",
+    "FeatureResults",
     "FeatureSearch",
     "FeatureStats",
     "Firing",
@@ -41,4 +54,5 @@ __all__ = [
     "TokenActivity",
     "TokenSpan",
     "TokenValues",
+    "whole",
 ]

@@ -213,3 +213,23 @@ class AnalysisResult:
     def by_feature(self) -> dict[int, FeatureStats]:
         """Return the features' statistics by feature index, in the order they were asked for."""
         return {stats.feature_idx: stats for stats in self.features}
+
+
+class FeatureResults(dict[int, FeatureStats]):
+    """Statistics by feature index, as the library's functions return them, that know which analysis they are of."""
+
+    def __init__(self, result: AnalysisResult) -> None:
+        """Take the features of an analysis, in the order they were asked for."""
+        super().__init__(result.by_feature())
+        self.result = result
+        """The analysis as a whole: what was run on what, and for real text fit and dictionary."""
+
+
+AnyResults = AnalysisResult | Mapping[int, FeatureStats]
+"""Results as the library's functions take them: a whole analysis, what one of them returned, or features in a
+dictionary of one's own, of which nothing says where they come from."""
+
+
+def whole(results: AnyResults) -> AnyResults:
+    """Return the analysis as a whole, where results know it, and else what is given."""
+    return results.result if isinstance(results, FeatureResults) else results

@@ -17,13 +17,13 @@ from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.feature_stats import weight_sides
 from sae_analysis.firings import FiringReader, looked_at
 from sae_analysis.provenance import describe_run
-from sae_analysis.reconstruction import BosPolicy, Site, attach
-from sae_analysis.records import AnalysisResult, FeatureStats
+from sae_analysis.reconstruction import BosPolicy, Sign, Site, Switch, attach
+from sae_analysis.records import AnalysisResult, AnyResults, FeatureResults, FeatureStats, whole
 from sae_analysis.subject import AnyModel, AnySAE, open_subject
 from sae_analysis.synth_activations.atlas import Atlas, atlas_groups, make_atlas
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST, Evaluator, Scores
 from sae_analysis.synth_activations.planning import Plan, SynthSettings, plan
-from sae_analysis.synth_activations.real_windows import RealResult, check_origin
+from sae_analysis.synth_activations.real_windows import check_origin
 from sae_analysis.synth_activations.report import Reporter
 from sae_analysis.synth_activations.scoring import Reader
 from sae_analysis.synth_activations.search import Search
@@ -36,7 +36,6 @@ __all__ = [
     "Found",
     "Plan",
     "Progress",
-    "RealResult",
     "Scores",
     "Search",
     "SearchAll",
@@ -81,19 +80,44 @@ def generate_synthetic_maximizers(
     budget: int | None = _DEFAULT.budget,
     fluency: float = _DEFAULT.fluency,
     batch_size: int = _DEFAULT.batch_size,
+    firings: int | None = _DEFAULT.firings,
+    list_length: int = _DEFAULT.list_length,
     seed: int = _DEFAULT.seed,
     bos: BosPolicy = _DEFAULT.bos,
     hook: str | None = None,
     hook_out: str | None = None,
-    real: RealResult | None = None,
+    center_residual: Switch = "auto",
+    vsae_sign: Sign = "auto",
+    real: AnyResults | None = None,
     progress: Progress | None = None,
-) -> dict[int, FeatureStats]:
+) -> FeatureResults:
     """Return the token sequences that fire each feature hardest, and what they say of it, by feature index.
 
     SAE and model are objects or what ``load_sae`` and ``load_model`` take; features are numbers or a specification
-    such as ``"0-10,50-60"`` or ``"random:20"``; ``real`` is an analysis of real text whose examples are begun with.
-    ``SynthSettings`` says what the other options mean; ``fluency`` is a share of the effort, ``learning_rate`` is in
-    the unit of the softmax's logits.
+    such as ``"0-10,50-60"`` or ``"random:20"``.
+
+    Args:
+        sae_model: The SAE.
+        transformer_model: The model.
+        feature_indices: The features.
+        max_examples: Strongest examples of a feature.
+        seq_len: Tokens of a sequence, BOS not counted.
+        n_steps: Steps of the stage in embedding space; 0 leaves it out.
+        learning_rate: Size of its steps, in the unit of the softmax's logits.
+        budget: Token-evaluations for each feature; None is some 20,000 for a sequence of 12, and more for longer ones.
+        fluency: Share of the effort for sequences that read like text, from 0 to 1.
+        batch_size: Features searched side by side, which look at each other's sequences.
+        firings: Strongest examples of which it is measured what goes on where they peak; None is 3 for up to 50
+            features, and else none.
+        list_length: Tokens fired on, promoted and suppressed tokens, nearest features.
+        seed: Seed of the search, and of random features.
+        bos: BOS in front of each sequence; ``"auto"`` asks the checkpoint, then the model.
+        hook: Where the SAE reads; None follows the checkpoint, or looks for the place.
+        hook_out: Where a transcoder writes.
+        center_residual: Whether the mean over its entries is taken off each activation.
+        vsae_sign: Reading of files that leave open whether activations keep their sign.
+        real: An analysis of real text whose examples are begun with.
+        progress: Told of what was spent.
 
     Raises:
         SAEAnalysisError: anything asked for that is not there or does not fit; the message says what to do.
@@ -106,12 +130,16 @@ def generate_synthetic_maximizers(
         fluency=fluency,
         max_examples=max_examples,
         batch_size=batch_size,
+        firings=firings,
+        list_length=list_length,
         seed=seed,
         bos=bos,
     )
     sae, model, selection = open_subject(sae_model, transformer_model, feature_indices)
-    site = attach(sae, model, hook, bos, hook_out=hook_out)
-    return synthesize(site, selection, settings, real=real, progress=progress).by_feature()
+    site = attach(sae, model, hook, bos, hook_out=hook_out, centre=center_residual, sign=vsae_sign)
+    return FeatureResults(
+        synthesize(site, selection, settings, real=None if real is None else whole(real), progress=progress)
+    )
 
 
 def synthesize(
@@ -119,7 +147,7 @@ def synthesize(
     selection: FeatureSelection,
     settings: SynthSettings,
     *,
-    real: RealResult | None = None,
+    real: AnyResults | None = None,
     names: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     done: Mapping[int, FeatureStats] | None = None,

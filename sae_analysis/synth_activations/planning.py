@@ -2,14 +2,13 @@
 
 from dataclasses import asdict, dataclass
 
-from sae_analysis.errors import FeatureError, ModelError
+from sae_analysis.errors import FeatureError, ModelError, check_range
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.provenance import fingerprint
 from sae_analysis.reconstruction import BosPolicy, Site
-from sae_analysis.records import AnalysisResult, FeatureStats
+from sae_analysis.records import AnalysisResult, AnyResults, FeatureStats
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST
 from sae_analysis.synth_activations.real_windows import (
-    RealResult,
     Seeds,
     check_origin,
     check_vocabulary,
@@ -60,6 +59,18 @@ class SynthSettings:
     list_length: int = 10
     """Tokens fired on, promoted and suppressed tokens, nearest features."""
 
+    def __post_init__(self) -> None:
+        check_range(
+            1,
+            seq_len=self.seq_len,
+            budget=self.budget,
+            max_examples=self.max_examples,
+            batch_size=self.batch_size,
+            list_length=self.list_length,
+        )
+        check_range(0, n_steps=self.n_steps, learning_rate=self.learning_rate, firings=self.firings)
+        check_range(0, 1, fluency=self.fluency)
+
     @property
     def search(self) -> SearchSettings:
         """What the search itself is told."""
@@ -92,7 +103,7 @@ class Plan:
         return tuple(feature for batch in self.batches for feature in batch)
 
 
-def plan(site: Site, selection: FeatureSelection, settings: SynthSettings, real: RealResult | None = None) -> Plan:
+def plan(site: Site, selection: FeatureSelection, settings: SynthSettings, real: AnyResults | None = None) -> Plan:
     """Return what is to be done.
 
     Raises:
@@ -125,7 +136,7 @@ def _check_sequences(site: Site, seq_len: int) -> None:
         raise ModelError(f"seq_len {seq_len} is more than {model.name} was made for{beside}: give at most {most}.")
 
 
-def _features(site: Site, selection: FeatureSelection, seed: int, real: RealResult | None) -> tuple[int, ...]:
+def _features(site: Site, selection: FeatureSelection, seed: int, real: AnyResults | None) -> tuple[int, ...]:
     """Return the features meant; what text decides is read off a real analysis of the whole dictionary."""
     everything = selection.before_data(site.sae.dict_size, seed)
     if not selection.needs_data:

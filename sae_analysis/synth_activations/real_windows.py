@@ -1,19 +1,16 @@
 """Real text to begin a search with: the ends of windows on which a feature fired, from an analysis of real text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sae_analysis.errors import OutputError
 from sae_analysis.reconstruction import Site
-from sae_analysis.records import ActivationExample, AnalysisResult, FeatureStats, Provenance
-
-RealResult = AnalysisResult | Mapping[int, FeatureStats]
-"""What ``real`` returns: the whole of it, or the statistics alone, whose origin cannot be checked."""
+from sae_analysis.records import ActivationExample, AnalysisResult, AnyResults, Provenance
 
 Seeds = dict[int, tuple[tuple[int, ...], ...]]
 """Token sequences by feature."""
 
 
-def real_windows(real: RealResult, features: Sequence[int], seq_len: int, special: frozenset[int]) -> Seeds:
+def real_windows(real: AnyResults, features: Sequence[int], seq_len: int, special: frozenset[int]) -> Seeds:
     """Return for each feature its real examples' last ``seq_len`` tokens up to the peak, strongest first, each once.
 
     What stands before the last special token is left out: no text is cut into it. A feature that did not fire upwards

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_analysis.files import prepare_folder, write_whole
-from sae_analysis.records import AnalysisResult, Comparison, FeatureStats
+from sae_analysis.records import AnalysisResult, AnyResults, Comparison, FeatureStats, whole
 from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
 from sae_analysis.visualizer.encoding import as_outlines, as_png
 from sae_analysis.visualizer.pages import feature_page, statistics_page
@@ -75,7 +75,7 @@ _DEFAULT = Drawing()
 
 
 def visualize_features(
-    results: AnalysisResult | Mapping[int, FeatureStats],
+    results: AnyResults,
     output_dir: str | Path,
     analysis_type: str = "real",
     *,
@@ -86,13 +86,14 @@ def visualize_features(
     """Write every page of an analysis into ``output_dir`` and return their paths.
 
     ``feature_N_<type>.png`` for each feature, ``summary_P_<type>.png`` for each page P of the overview, and
-    ``statistics_<type>.png``: on the search where features were searched for, else on the whole dictionary where the
-    result describes it (a bare mapping does not). Each file appears whole or not at all; the same records give the
-    same bytes. With ``only``, nothing but the pages of these features.
+    ``statistics_<type>.png``: on the search where features were searched for, else on the whole dictionary of the SAE,
+    of which features in a dictionary of one's own say nothing. Each file appears whole or not at all; the same records
+    give the same bytes. With ``only``, nothing but the pages of these features.
 
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
+    results = whole(results)
     features, header = _described(results)
     orders = [
         _Order(f"feature_{index}_{analysis_type}", feature_page, (stats, header, analysis_type))
@@ -114,8 +115,8 @@ def visualize_features(
 
 def visualize_comparison(
     comparisons: Sequence[Comparison],
-    real: AnalysisResult | Mapping[int, FeatureStats],
-    synthetic: AnalysisResult | Mapping[int, FeatureStats],
+    real: AnyResults,
+    synthetic: AnyResults,
     output_dir: str | Path,
     *,
     only: Collection[int] | None = None,
@@ -129,7 +130,7 @@ def visualize_comparison(
     Raises:
         OutputError: The folder cannot be made or a file in it cannot be written.
     """
-    (does, header), (could, _) = _described(real), _described(synthetic)
+    (does, header), (could, _) = _described(whole(real)), _described(whole(synthetic))
     token_count = max((stats.token_count for stats in does.values()), default=0)
     orders = [_Order("real_vs_synthetic_comparison", comparison_page, (comparisons, token_count, header))]
     if only is not None:
@@ -140,7 +141,7 @@ def visualize_comparison(
     return _write_all(orders, Path(output_dir), drawing, progress)
 
 
-def _described(results: AnalysisResult | Mapping[int, FeatureStats]) -> tuple[Mapping[int, FeatureStats], Header]:
+def _described(results: AnyResults) -> tuple[Mapping[int, FeatureStats], Header]:
     if isinstance(results, AnalysisResult):
         return results.by_feature(), Header.of(results)
     return results, Header()
