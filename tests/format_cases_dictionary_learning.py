@@ -2,7 +2,8 @@
 
 import torch
 from checkpoint_factory import counters, dictionary_learning, free_keys, linear_keys, plain, selecting_keys, vsae
-from format_cases_rules import Case, Write, abs_top_k, gated, into, jump, relu, top_k, usual
+from file_makers import into
+from format_cases_rules import Case, Write, abs_top_k, gated, jump, relu, top_k, usual
 
 CASES: dict[str, Write] = {}
 case = into(CASES)

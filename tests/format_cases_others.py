@@ -15,11 +15,11 @@ from checkpoint_factory import (
     qwen_scope,
     sparsify,
 )
+from file_makers import into
 from format_cases_rules import (
     Case,
     Write,
     group_max,
-    into,
     jump,
     layer_normed,
     norm_ratio,

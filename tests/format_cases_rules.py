@@ -99,14 +99,6 @@ class Case:
 Write = Callable[[Path, int, int], Case]
 
 
-def into(cases):
-    def keep(write):
-        cases[write.__name__] = write
-        return write
-
-    return keep
-
-
 def usual(p, *, subtract=True, rule=relu):
     """Encode and decode as most do."""
     return {

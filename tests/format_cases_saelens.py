@@ -2,12 +2,12 @@
 
 import torch
 from checkpoint_factory import free_keys, gated_keys, old_saelens, plain, saelens, write_json
+from file_makers import into
 from format_cases_rules import (
     Case,
     Write,
     abs_top_k,
     gated,
-    into,
     jump,
     layer_normed,
     norm_ratio,
