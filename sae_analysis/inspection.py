@@ -241,5 +241,5 @@ def _about_place(sae: UnifiedSAEInterface, place: Place | None, model: LanguageM
         yield f"It {no_place(sae, model)}"
     elif told is not None and not model.has_hook(told):
         yield f"It says that it reads {told}, which {model.name} does not have."
-    elif told is not None and place.winner and model.hook_name(told) != place.winner.hook:
+    elif told is not None and place.winner and model.first_name(told) != model.first_name(place.winner.hook):
         yield f"It says that it reads {told}, and it reconstructs {place.winner.hook} clearly better."

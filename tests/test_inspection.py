@@ -224,6 +224,15 @@ def test_a_hook_that_the_model_does_not_have_is_named(model, trained_folder):
     assert f"Warning:    It says that it reads blocks.7.hook_resid_post, which {model.name} does not have." in lines
 
 
+def test_another_name_of_the_winning_place_is_no_contradiction(model, trained_folder):
+    """The search lists each place by one name; what a block reads is what the one before it wrote."""
+    sae = load_sae(trained_folder)
+    sae.origin = replace(sae.origin, hook="blocks.1.hook_resid_pre")
+    found = inspect_sae(sae, "x", model)
+    assert found.place.winner.hook == PLACE
+    assert found.warnings == ()
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(sae_folder):
     """As in ``… inspect … | head -1``: the pipe is closed before anything is written."""
     read, write = os.pipe()
