@@ -14,6 +14,8 @@ from test_long_runs import chunk_numbers, error_of, long_corpus, options, run
 from sae_analysis.errors import WorkerError
 from sae_analysis.main import main, reading
 from sae_analysis.parts import Storage
+from sae_analysis.reconstruction import attach
+from sae_analysis.sae_interface import UnifiedSAEInterface
 from sae_analysis.scale_out import loading, team
 
 __all__ = ["long_corpus", "options"]
@@ -85,6 +87,19 @@ def test_workers_that_keep_dying_end_the_run_and_what_they_wrote_is_kept(
     assert message.endswith("the same command goes on from there; fewer workers take less memory.")
     assert len(killed) == 1
     assert run(options, folder) == run(options, tmp_path / "one")
+
+
+@pytest.mark.parametrize(("device", "is_copied"), [("meta", True), ("cpu", False)])
+def test_the_callers_sae_stays_where_it_is(device, is_copied, bos_model, sae, monkeypatch):
+    """``meta`` stands for a GPU; what is on the CPU anyway is not copied, for it may be large."""
+    site = attach(sae, bos_model)
+    site.sae.to(device)
+    moved = []
+    monkeypatch.setattr(UnifiedSAEInterface, "to", lambda self, to: moved.append(to) or self)
+    subject = loading.Subject.of(site, lambda: bos_model, threads=1)
+    assert (subject.rest["sae"] is not site.sae) is is_copied
+    assert moved == ["cpu"] * is_copied
+    assert site.sae.encoder_weights.device.type == device
 
 
 def test_a_worker_with_other_weights_or_libraries_is_refused():

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -22,12 +23,15 @@ class Subject:
 
     @classmethod
     def of(cls, site: Site, open_model: Callable[[], LanguageModel], threads: int) -> Self:
-        """Take a site apart; ``open_model`` loads its model again, wherever it is called."""
+        """Take a site apart, which stays as it is; ``open_model`` loads its model again, wherever it is called."""
+        sae = site.sae
+        if sae.encoder_weights.device.type != "cpu":
+            sae = deepcopy(sae).to("cpu")  # it is moved in place, and the caller goes on with it
         rest = {one.name: getattr(site, one.name) for one in fields(site) if one.name != "model"}
         return cls(
             open_model=open_model,
             model_sha256=site.model.fingerprint,
-            rest=rest | {"sae": site.sae.to("cpu")},
+            rest=rest | {"sae": sae},
             threads=threads,
         )
 
