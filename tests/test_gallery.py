@@ -51,6 +51,24 @@ def test_everything_known_of_a_feature_is_in_its_row(run):
         assert one.verdict in row["words"]
 
 
+def test_a_feature_dead_on_text_keeps_what_the_search_found(tmp_path):
+    real, synthetic = make.results_of([make.comparison_pair(real_is_dead=True)])
+    [row] = data_of(write_gallery(tmp_path, [real, synthetic, compare(real, synthetic)]))["features"]
+    best = synthetic.features[0].examples[0]
+    assert row["example"][1] == best.tokens[best.peak_position]
+    assert best.text in row["words"]
+    assert (row["density"], row["real_max"]) == (0.0, 0.0)
+
+
+def test_words_are_those_of_text_and_search(run):
+    folder, real, synthetic, _ = run
+    found = synthetic.features[0]
+    found = replace(found, examples=(replace(found.examples[0], text="only the search wrote this"),))
+    [row, _] = data_of(write_gallery(folder, [real, replace(synthetic, features=(found,))]))["features"]
+    assert real.features[0].examples[0].text in row["words"]
+    assert "only the search wrote this" in row["words"]
+
+
 def test_pictures_that_no_result_here_describes_are_left_out(run):
     """Such as those of another SAE whose result was in the folder before."""
     folder, real, _, _ = run

@@ -62,7 +62,7 @@ def write_gallery(folder: Path, results: Iterable[AnalysisResult | ComparisonRes
             if result.fit and result.fit.is_poor:
                 alarm = f"{POOR_FIT} · "
         for feature, said in known.items():
-            features[feature] = features.get(feature, {}) | said
+            features[feature] = _merged(features.get(feature, {}), said)
         described.setdefault(kind, set()).update(known)
         about = f"SAE {run.sae} · model {run.model} · {run.place}"
     rows = [
@@ -104,9 +104,20 @@ def _last_word(result: AnalysisResult | ComparisonResult) -> int:
     return 1 if result.provenance.analysis == "real" else 0
 
 
+def _merged(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a feature, now that another result has been heard: it unsays nothing by silence."""
+    known = {name: before.get(name) if value is None else value for name, value in said.items()}
+    words = [one["words"] for one in (before, said) if "words" in one]
+    return {**before, **known, "words": " ".join(words)}
+
+
 def _of_comparison(one: Comparison) -> dict[str, Any]:
-    known = {"realised": one.realised, "verdict": one.verdict_in_words}
-    return known | {"real_max": one.real_max, "synthetic_max": one.synthetic_max}
+    return {
+        "realised": one.realised,
+        "verdict": one.verdict_in_words,
+        "real_max": one.real_max,
+        "synthetic_max": one.synthetic_max,
+    }
 
 
 def _on_text(stats: FeatureStats) -> dict[str, Any]:
@@ -120,9 +131,12 @@ def _on_text(stats: FeatureStats) -> dict[str, Any]:
 
 
 def _of_search(stats: FeatureStats) -> dict[str, Any]:
-    search = NOT_SEARCHED if stats.search and not stats.search.is_searched else None
-    known = {"synthetic_max": stats.max_activation, "search": search}
-    return known | {"example": _quoted(stats.examples), "words": _words(stats, [])}
+    return {
+        "synthetic_max": stats.max_activation,
+        "search": NOT_SEARCHED if stats.search and not stats.search.is_searched else None,
+        "example": _quoted(stats.examples),
+        "words": _words(stats, []),
+    }
 
 
 def _words(stats: FeatureStats, tokens: Iterable[str]) -> str:
@@ -142,7 +156,7 @@ def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | N
 
 def _row(feature: int, known: Mapping[str, Any], kinds: Iterable[str], folder: Path) -> dict[str, Any]:
     pictures = [f"feature_{feature}_{kind}.png" for kind in kinds]
-    words = " ".join([known.get("verdict") or "", known.get("search") or "", known.get("words", "")])
+    words = " ".join([known.get("verdict") or "", known.get("search") or "", known["words"]])
     there = [name for name in pictures if (folder / name).exists()]
     return {"feature": feature, **known, "words": words, "pictures": there}
 
