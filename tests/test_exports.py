@@ -12,8 +12,9 @@ from pyarrow import parquet
 
 from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
-from sae_analysis.exports import FORMATS, export
+from sae_analysis.exports import FORMATS, export, neuronpedia
 from sae_analysis.exports.bins import even, percentiles
+from sae_analysis.records import ExampleBand
 
 VALUES = st.lists(st.floats(-100, 100, width=32).filter(lambda value: abs(value) > 1e-3), min_size=1, max_size=200)
 
@@ -107,6 +108,48 @@ def test_a_dashboard_says_what_the_result_says(real, tmp_path):
     assert (best["bin_min"], best["bin_max"], best["bin_contains"]) == (-1, real.features[0].max_activation, -1)
     assert 0 <= weak["bin_min"] < weak["bin_max"] < best["bin_max"]
     assert weak["bin_contains"] == pytest.approx(0.1 * real.features[0].density)
+
+
+def dashboard_examples(values, bands):
+    """Return what a dashboard says of examples drawn from bands: (lower quantile, upper quantile, their peaks)."""
+    examples = tuple(
+        ExampleBand(
+            lower_quantile=lower,
+            upper_quantile=upper,
+            examples=tuple(make.example(["a"], 0, activations=[peak]) for peak in peaks),
+        )
+        for lower, upper, peaks in bands
+    )
+    stats = replace(described(values), examples=(), example_bands=examples, density=0.04)
+    batch = json.loads(neuronpedia.files(make.result([stats]), sae="", model="")["batch-0.json"])
+    return batch["features"][0]["activations"]
+
+
+@given(VALUES)
+def test_examples_lie_in_the_interval_of_their_band_whatever_their_sign(values):
+    by_magnitude = sorted(values, key=abs)
+    quarters = [by_magnitude[len(values) * at // 4 : len(values) * (at + 1) // 4] for at in range(4)]
+    found = dashboard_examples(values, [(at / 4, (at + 1) / 4, quarter) for at, quarter in enumerate(quarters)])
+    for peak, example in zip(by_magnitude, found, strict=True):
+        least, most = sorted(abs(example[end]) for end in ("bin_min", "bin_max"))
+        assert example["bin_min"] <= example["bin_max"]
+        assert (example["bin_min"] < 0) == (peak < 0)
+        assert least / 2**0.125 - 1e-6 <= abs(peak) <= most * 2**0.125 + 1e-6
+
+
+@given(VALUES)
+def test_intervals_on_both_sides_of_zero_hold_every_firing(values):
+    bands = [(at / 4, (at + 1) / 4, (-1.0, 1.0)) for at in range(4)]
+    shares = [example["bin_contains"] for example in dashboard_examples(values, bands)]
+    assert sum(shares) == pytest.approx(0.04)
+    assert sum(shares[::2]) == pytest.approx(0.04 * np.mean(np.array(values) < 0))
+
+
+def test_the_strongest_band_of_a_signed_feature_is_where_its_examples_are():
+    """A band is a range of the magnitude, which of a signed feature is an interval on either side of zero."""
+    [found] = dashboard_examples([-8.0, 1.0, 1.5, 2.0], [(0.75, 1.0, [-8.0])])
+    assert (found["bin_min"], found["bin_max"]) == (-8.0, pytest.approx(-2.0, rel=0.1))
+    assert found["bin_contains"] == pytest.approx(0.01)
 
 
 def test_a_place_before_the_first_layer_is_layer_zero(tmp_path):

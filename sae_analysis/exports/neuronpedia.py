@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sae_analysis.exports.bins import even, percentiles
+from sae_analysis.exports.bins import even, interval
 from sae_analysis.records import ActivationExample, AnalysisResult, FeatureStats
 
 _BATCH = 128
@@ -77,10 +77,11 @@ def _activations(stats: FeatureStats) -> Iterator[dict[str, Any]]:
     for example in stats.examples:
         yield _activation(example, bin_min=_WHOLE, bin_max=stats.max_activation, bin_contains=_WHOLE)
     for band in stats.example_bands:
-        lower, upper = percentiles(stats, (band.lower_quantile, band.upper_quantile))
-        share = (band.upper_quantile - band.lower_quantile) * stats.density
         for example in band.examples:
-            yield _activation(example, bin_min=lower, bin_max=upper, bin_contains=share)
+            least, most, share = interval(
+                stats, band.lower_quantile, band.upper_quantile, is_negative=example.max_activation < 0
+            )
+            yield _activation(example, bin_min=least, bin_max=most, bin_contains=share * stats.density)
 
 
 def _activation(example: ActivationExample, **interval: float) -> dict[str, Any]:
