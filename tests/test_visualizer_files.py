@@ -32,6 +32,21 @@ def test_every_page_is_written_under_its_name(tmp_path):
     assert Image.open(paths[0]).size[0] == 1200
 
 
+@pytest.mark.parametrize(("name", "found"), [("page.jpg", ".jpg"), ("page", "nothing")])
+def test_an_ending_that_is_no_format_is_refused_with_those_that_are(name, found, tmp_path):
+    path = tmp_path / "new" / name
+    with pytest.raises(OutputError) as caught:
+        write_page(feature_page(make.dead_stats()), path)
+    assert str(caught.value) == f"Page {path} ends in {found}: give it one of the endings .png, .svg, .pdf."
+    assert not path.parent.exists()
+
+
+def test_an_ending_may_be_in_capitals(tmp_path):
+    page = feature_page(make.dead_stats(), dpi=40)
+    assert Image.open(write_page(page, tmp_path / "page.PNG")).format == "PNG"
+    assert write_page(page, tmp_path / "page.PDF").read_bytes().startswith(b"%PDF")
+
+
 def test_a_bare_mapping_has_no_statistics_page(tmp_path):
     paths = visualize_features({3: make.dead_stats(3)}, str(tmp_path), "synthetic", drawing=Drawing(dpi=60))
     assert [path.name for path in paths] == ["feature_3_synthetic.png", "summary_1_synthetic.png"]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sae_analysis.errors import OutputError
 from sae_analysis.files import prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, AnyResults, Comparison, FeatureStats, whole
 from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
@@ -180,12 +181,17 @@ def _fill(order: _Order, folder: Path, drawing: Drawing) -> list[Path]:
 
 
 def write_page(page: Page, path: str | Path) -> Path:
-    """Write a page as what the path's ending says, whole or not at all.
+    """Write a page as what the path's ending says, one of ``FORMATS``, whole or not at all.
 
     Raises:
-        OutputError: The folder or the file cannot be written.
+        OutputError: Another ending, or the folder or the file cannot be written.
     """
     path = Path(path)
+    ending = path.suffix[1:].lower()
+    if ending not in FORMATS:
+        raise OutputError(
+            f"Page {path} ends in {path.suffix or 'nothing'}: give it one of the endings .{', .'.join(FORMATS)}."
+        )
     prepare_folder(path.parent)
-    write_whole(path, as_png(page) if path.suffix == ".png" else as_outlines(page, path.suffix[1:]))
+    write_whole(path, as_png(page) if ending == "png" else as_outlines(page, ending))
     return path
