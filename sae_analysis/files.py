@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 from sae_analysis.errors import OutputError
 
+WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
+"""Endings of files that hold an SAE's weights."""
+
 
 def prepare_folder(folder: Path) -> None:
     """Make sure that a folder exists and can be written to, before hours are spent on what goes into it.

@@ -232,6 +232,21 @@ def test_a_comparison_is_a_table_and_nothing_else(tmp_path):
         export(found, "neuronpedia", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("sae", "name"),
+    [
+        ("saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre", "blocks.8.hook_resid_pre"),
+        ("runs/layer.9/ae.pt", "ae"),
+        ("runs/v1.5/", "v1.5"),
+        ("sae_weights.safetensors", "sae_weights"),
+    ],
+)
+def test_an_sae_is_called_what_its_file_is_without_its_ending(sae, name, tmp_path):
+    of_it = make.result([make.dead_stats()], provenance=make.provenance(sae=sae))
+    [path] = export(of_it, "neuronpedia", tmp_path)
+    assert json.loads(path.read_bytes())["sae_set"] == name
+
+
 def test_an_unknown_format_is_refused_with_those_that_are_known(real, tmp_path):
     with pytest.raises(OutputError, match="neuronpedia, circuit-tracer, parquet"):
         export(real, "html", tmp_path)

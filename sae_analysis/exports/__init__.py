@@ -7,7 +7,7 @@ from typing import Protocol
 from sae_analysis.errors import OutputError
 from sae_analysis.exports import circuit_tracer, neuronpedia, table
 from sae_analysis.exports.table import FeatureTable
-from sae_analysis.files import prepare_folder, write_whole
+from sae_analysis.files import WEIGHT_SUFFIXES, prepare_folder, write_whole
 from sae_analysis.records import AnalysisResult, ComparisonResult
 
 __all__ = ["FORMATS", "FeatureTable", "export"]
@@ -53,7 +53,7 @@ def export(
         raise OutputError(f"A comparison cannot be exported to {form}: give a real.json or synthetic.json, or parquet.")
     else:
         run = result.provenance
-        names = {"sae": sae or Path(run.sae).stem or run.sae, "model": model or Path(run.model).name or run.model}
+        names = {"sae": sae or _name_of_sae(run.sae), "model": model or Path(run.model).name or run.model}
         content = _OF_ANALYSES[form](result, **names)
     folder = Path(folder)
     prepare_folder(folder)
@@ -62,3 +62,9 @@ def export(
         write_whole(folder / name, raw)
         written.append(folder / name)
     return written
+
+
+def _name_of_sae(sae: str) -> str:
+    """Return the name of its file without its ending, or of its folder, whose dots begin no ending."""
+    path = Path(sae)
+    return (path.stem if path.suffix in WEIGHT_SUFFIXES else path.name) or sae

@@ -25,9 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_analysis.errors import SAEFormatError
+from sae_analysis.files import WEIGHT_SUFFIXES
 from sae_analysis.sae_formats.settings import Settings
-
-_WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 
 _COMPANIONS = (
     "sparsity.safetensors",
@@ -136,13 +135,13 @@ def _weight_file(path: Path) -> Path:
                 f"SAE folder {path} holds {len(found)} weight files ({names}{more}): name the one to read."
             )
     raise SAEFormatError(
-        f"SAE folder {path} holds no weight file ({', '.join(_WEIGHT_SUFFIXES)}): give the checkpoint's folder."
+        f"SAE folder {path} holds no weight file ({', '.join(WEIGHT_SUFFIXES)}): give the checkpoint's folder."
     )
 
 
 def is_weight_file(file: Path) -> bool:
     """Return whether a file's name is that of weights."""
-    return file.suffix in _WEIGHT_SUFFIXES and file.name not in _COMPANIONS
+    return file.suffix in WEIGHT_SUFFIXES and file.name not in _COMPANIONS
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
