@@ -14,7 +14,7 @@ from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
 from sae_analysis.exports import FORMATS, export, neuronpedia
 from sae_analysis.exports.bins import even, percentiles
-from sae_analysis.records import ExampleBand
+from sae_analysis.records import ExampleBand, FeatureResults
 
 VALUES = st.lists(st.floats(-100, 100, width=32).filter(lambda value: abs(value) > 1e-3), min_size=1, max_size=200)
 
@@ -71,6 +71,13 @@ def real():
         ],
         provenance=make.provenance(hook="blocks.11.hook_resid_post", options={"seq_len": 128}, corpus="stories"),
     )
+
+
+def test_what_the_library_function_returns_is_exported_as_the_whole(real, tmp_path):
+    (path,) = export(FeatureResults(real), "parquet", tmp_path)
+    written = path.read_bytes()
+    (path,) = export(real, "parquet", tmp_path)
+    assert path.read_bytes() == written
 
 
 def test_the_folder_may_be_text(real, tmp_path):

@@ -8,7 +8,7 @@ from sae_analysis.errors import OutputError
 from sae_analysis.exports import circuit_tracer, neuronpedia, table
 from sae_analysis.exports.table import FeatureTable
 from sae_analysis.files import WEIGHT_SUFFIXES, prepare_folder, write_whole
-from sae_analysis.records import AnalysisResult, ComparisonResult
+from sae_analysis.records import AnalysisResult, ComparisonResult, FeatureResults
 
 __all__ = ["FORMATS", "FeatureTable", "export"]
 
@@ -26,7 +26,7 @@ FORMATS = (*_OF_ANALYSES, "parquet")
 
 
 def export(
-    result: AnalysisResult | ComparisonResult,
+    result: AnalysisResult | FeatureResults | ComparisonResult,
     form: str,
     folder: str | Path,
     *,
@@ -45,6 +45,8 @@ def export(
     Raises:
         OutputError: no such format, one that cannot hold a comparison, or a file cannot be written.
     """
+    if isinstance(result, FeatureResults):
+        result = result.result
     if form == "parquet":
         content = table.files(result)
     elif form not in FORMATS:
