@@ -1,20 +1,34 @@
 """What a checkpoint is, what its weights look like, and where in a model it belongs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from sae_analysis import directions
 from sae_analysis.corpus import Document
+from sae_analysis.errors import FitError
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.reconstruction import LEAST_EXPLAINED, least_bad, no_place, search_hook
+from sae_analysis.reconstruction import (
+    LEAST_EXPLAINED,
+    Site,
+    SplicedLoss,
+    least_bad,
+    no_place,
+    search_hook,
+    spliced_loss,
+)
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
-from sae_analysis.wording import counted, three_digits
+from sae_analysis.wording import counted, percent, three_digits
 
 _LISTED = 12
 """Places shown; JSON holds all."""
+
+_LEAST_ADDED = 0.01
+"""Nats per token that ablation must add to the loss for a share of them to say anything."""
 
 _GOOD, _MODERATE = 0.7, LEAST_EXPLAINED
 """Explained variance from which a fit is called good, or moderate and not weak: which place is best says neither."""
@@ -42,6 +56,16 @@ class Place:
 
     winner: HookScore | None
     """The one that is clearly best, if any is."""
+
+    loss: SplicedLoss | None = None
+    """What the model's next-token loss is with the activations there replaced; None without a winner, and for a
+    transcoder."""
+
+    recovered_against_zero: float | None = None
+    """Share of the loss added by zeroing that the reconstruction avoids; None where zeroing adds next to none."""
+
+    recovered_against_mean: float | None = None
+    """Likewise for the loss added by mean-ablation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +124,7 @@ def inspect_sae(
     documents: Iterable[Document] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Look at an SAE, and with a model try it at every hook of its width.
+    """Look at an SAE, and with a model try it at every hook of its width; where it belongs, measure the loss recovered.
 
     Args:
         sae: The SAE.
@@ -181,7 +205,31 @@ def _find(
     told = sae.origin.prepend_bos
     prepend_bos = model.prepends_bos if told is None else told
     search = search_hook(sae.to(model.device), model, documents, prepend_bos=prepend_bos, progress=progress)
-    return Place(model=model.name, tokens=search.tokens, scores=search.scores, winner=search.winner)
+    place = Place(model=model.name, tokens=search.tokens, scores=search.scores, winner=search.winner)
+    if place.winner is None or sae.is_transcoder:
+        return place
+    site = Site(
+        sae=search.readings[place.winner.reading],
+        model=model,
+        hook=place.winner.hook,
+        hook_out=place.winner.hook_out,
+        hook_reason="found by search",
+        prepend_bos=prepend_bos,
+        bos="",
+    )
+    with suppress(FitError), torch.inference_mode():  # text of lone tokens, where nothing is predicted
+        place = with_loss(place, spliced_loss(site, lambda: search.batches))
+    return place
+
+
+def with_loss(place: Place, loss: SplicedLoss) -> Place:
+    """Return what is known of a place with its loss, in nats per token, and the shares of it that say something."""
+    return replace(
+        place,
+        loss=loss,
+        recovered_against_zero=loss.recovered_against_zero if loss.zero - loss.clean >= _LEAST_ADDED else None,
+        recovered_against_mean=loss.recovered_against_mean if loss.mean - loss.clean >= _LEAST_ADDED else None,
+    )
 
 
 def _table(place: Place) -> Iterator[str]:
@@ -195,7 +243,15 @@ def _table(place: Place) -> Iterator[str]:
         found = f"{winner.place}, clearly the best" if winner else "nowhere clearly,"
         yield f"Belongs:    {found} of {tried} of {place.model} tried on {tokens}"
         yield f"Best fit:   {_strength(winner or place.scores[0])} on these tokens; other text may give another"
+    yield from _recovered(place)
     yield from (f"            {line}" for line in score_table(place.scores))
+
+
+def _recovered(place: Place) -> Iterator[str]:
+    shares = {"zero-ablation": place.recovered_against_zero, "mean-ablation": place.recovered_against_mean}
+    said = [f"{percent(share)} against {ablation}" for ablation, share in shares.items() if share is not None]
+    if place.loss and said:
+        yield f"Loss:       recovered {', '.join(said)}, over {counted(place.loss.tokens, 'predicted token')}"
 
 
 def _strength(score: HookScore) -> str:

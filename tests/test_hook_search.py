@@ -372,7 +372,7 @@ def found(*scores):
         for place, reading, variance in scores
     ]
     names = ("", "centred")
-    return HookSearch(scores=tuple(listed), readings=dict.fromkeys(names, random_sae(0)), tokens=9)
+    return HookSearch(scores=tuple(listed), readings=dict.fromkeys(names, random_sae(0)), batches=())
 
 
 @pytest.mark.parametrize(

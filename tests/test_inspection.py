@@ -13,9 +13,11 @@ from checkpoint_factory import openai, plain
 from conftest import D_MODEL, D_SAE, K, make_sae, topk_weights
 from training import gather, train_top_k
 
-from sae_analysis.inspection import describe, inspect_sae
+from sae_analysis.corpus import Document, TokenStream, Windowing
+from sae_analysis.inspection import describe, inspect_sae, with_loss
 from sae_analysis.main import main
-from sae_analysis.reconstruction import attach
+from sae_analysis.reconstruction import SplicedLoss, attach, spliced_loss
+from sae_analysis.reconstruction.search import SAMPLE_TEXT
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK, UnifiedSAEInterface
 from sae_analysis.wording import three_digits
@@ -83,7 +85,8 @@ def test_with_a_model_it_finds_the_place_and_contradicts_the_file(trained_folder
     [place] = [line for line in lines if line.startswith("Belongs:")]
     assert place == f"Belongs:    {PLACE}, clearly the best of 19 places of {model_folder} tried on 512 tokens"
     assert lines[lines.index(place) + 1].startswith("Best fit:   good, explained variance 0.")
-    table = lines[lines.index(place) + 2 :]
+    assert lines[lines.index(place) + 2].startswith("Loss:       recovered ")
+    table = lines[lines.index(place) + 3 :]
     assert table[0].split() == ["explained", "variance", "cosine", "L0", "place"]
     assert table[1].endswith(f"  {PLACE}")
     assert table[13].split() == ["…", "7", "more"]
@@ -96,6 +99,49 @@ def test_json_lists_every_place(trained_folder, model_folder, capsys):
     assert len(found["place"]["scores"]) == 19
     assert found["place"]["winner"] == found["place"]["scores"][0]
     assert found["place"]["scores"][0]["hook"] == PLACE
+
+
+def test_where_it_belongs_the_loss_recovered_is_measured(model, trained_folder):
+    sae = load_sae(trained_folder)
+    place = inspect_sae(sae, "x", model).place
+    documents = [Document(name="", text=text) for text in SAMPLE_TEXT]
+    windows = Windowing(seq_len=64, max_tokens=512, batch_size=3)
+    site = attach(sae, model, PLACE)
+    expected = spliced_loss(site, lambda: TokenStream(documents, model.tokens, windows, prepend_bos=False))
+    assert place.loss.tokens == expected.tokens
+    for kind in ("clean", "spliced", "zero", "mean"):
+        assert getattr(place.loss, kind) == pytest.approx(getattr(expected, kind), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("zero", "mean", "said"),
+    [
+        (12.0, 6.0, ["Loss:       recovered 90.0 % against zero-ablation, 75.0 % against mean-ablation, over 9 "]),
+        (12.0, 1.0, ["Loss:       recovered 90.0 % against zero-ablation, over 9 "]),
+        (2.001, 2.0, []),
+    ],
+)
+def test_a_share_of_the_loss_is_said_only_where_ablation_costs_something(zero, mean, said, model, sae):
+    loss = SplicedLoss(clean=2.0, spliced=3.0, zero=zero, mean=mean, tokens=9)
+    found = inspect_sae(sae, "x", model)
+    found = replace(found, place=with_loss(found.place, loss))
+    assert [line for line in describe(found) if line.startswith("Loss")] == [f"{line}predicted tokens" for line in said]
+    json.dumps(asdict(found), allow_nan=False)
+
+
+def test_no_loss_without_a_winner_nor_for_a_transcoder(model, sae, trained_folder):
+    assert inspect_sae(sae, "x", model).place.winner is None
+    assert inspect_sae(sae, "x", model).place.loss is None
+    trained = load_sae(trained_folder)
+    transcoder = UnifiedSAEInterface(trained.model.reread(is_transcoder=True, subtract_b_dec=False))
+    assert inspect_sae(transcoder, "x", model).place.loss is None
+
+
+def test_text_of_lone_tokens_recovers_nothing(model, trained_folder):
+    documents = [Document(name="", text=chr(97 + at % 26)) for at in range(200)]
+    found = inspect_sae(load_sae(trained_folder), "x", model, documents)
+    assert found.place.scores
+    assert found.place.loss is None
 
 
 def test_an_sae_that_belongs_nowhere_is_still_described(model):

@@ -73,8 +73,13 @@ class HookSearch:
     readings: Mapping[str, UnifiedSAEInterface]
     """The SAE by name of reading."""
 
-    tokens: int
-    """Tokens tried on."""
+    batches: tuple[TokenBatch, ...]
+    """What it was tried on."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens tried on."""
+        return sum(batch.token_count for batch in self.batches)
 
     @property
     def winner(self) -> HookScore | None:
@@ -126,15 +131,14 @@ def search_hook(
     readings = _readings(sae, centre=centre and model.centres and not model.is_centred)
     pairs = list(pairs if pairs is not None else places(sae, model))
     if not pairs:
-        return HookSearch(scores=(), readings=readings, tokens=0)
+        return HookSearch(scores=(), readings=readings, batches=())
     fits: Fits = {(pair, name): FitStatistics(sae.output_dim) for pair in pairs for name in readings}
     sums: dict[str, float] = {}
-    tokens = 0
+    batches = tuple(_sample(model, documents, prepend_bos=prepend_bos))
     with torch.inference_mode():
-        for batch in _sample(model, documents, prepend_bos=prepend_bos):
-            tokens += batch.token_count
+        for batch in batches:
             _try(readings, model, batch, fits, sums, progress=progress)
-    if not tokens:
+    if not any(batch.token_count for batch in batches):
         raise CorpusError("The corpus has no text to look for the SAE's place on: give more, or name the hook.")
     fits = _without_twins(fits, sums)
     scores = [
@@ -143,7 +147,7 @@ def search_hook(
         if fit.token_count and (found := fit.finish())[0] == found[0]
     ]
     scores.sort(key=lambda score: -score.explained_variance)
-    return HookSearch(scores=tuple(scores), readings=readings, tokens=tokens)
+    return HookSearch(scores=tuple(scores), readings=readings, batches=batches)
 
 
 def _readings(sae: UnifiedSAEInterface, *, centre: bool) -> dict[str, UnifiedSAEInterface]:
