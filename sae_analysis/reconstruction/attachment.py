@@ -66,9 +66,8 @@ def attach(
     sae, centre = _centred(sae, model, centre)
     sae = _signed(sae, sign)
     pairs, reason = _named(sae, model, hook, hook_out)
-    is_open = len(pairs) > 1 or bool(sae.origin.other_rules)
     search = None
-    if is_open:
+    if len(pairs) > 1 or sae.origin.other_rules:
         search = search_hook(
             sae,
             model,
@@ -78,17 +77,16 @@ def attach(
             centre=centre == "auto" and len(pairs) > 1,
             progress=progress,
         )
-        (pair, sae), found = _decided(search, model, is_alone=len(pairs) == 1), reason
-        pairs, reason = (
-            [pair],
-            found or f"found by search: explained variance {search.scores[0].explained_variance:.3f}",
-        )
+        pair, sae = _decided(search, model, is_alone=len(pairs) == 1)
+        reason = reason or f"found by search: explained variance {search.scores[0].explained_variance:.3f}"
+    else:
+        [pair] = pairs
     return Site(
         sae=sae,
         model=model,
-        hook=pairs[0][0],
-        hook_out=pairs[0][1],
-        hook_reason=_confronted(sae, model, pairs[0], reason),
+        hook=pair[0],
+        hook_out=pair[1],
+        hook_reason=_confronted(sae, model, pair, reason),
         hook_search=search.scores if search else (),
         prepend_bos=prepend_bos,
         bos=words,

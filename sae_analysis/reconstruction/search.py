@@ -90,15 +90,13 @@ class HookSearch:
         if not self.scores:
             return None
         best = self.scores[0]
-        elsewhere = [score for score in self.scores if (score.hook, score.hook_out) != (best.hook, best.hook_out)]
+        elsewhere = [score for score in self.scores if score.place != best.place]
         unexplained = max(1 - best.explained_variance, _AS_GOOD_AS_ALL)
         if best.explained_variance < LEAST_EXPLAINED:
             return None
         if elsewhere and 1 - elsewhere[0].explained_variance < CLEARLY * unexplained:
             return None
-        here = {
-            score.reading: score for score in self.scores if (score.hook, score.hook_out) == (best.hook, best.hook_out)
-        }
+        here = {score.reading: score for score in self.scores if score.place == best.place}
         equal = [name for name, score in here.items() if 1 - score.explained_variance <= SAME_READING * unexplained]
         return here[min(equal, key=list(self.readings).index)]
 
