@@ -1,6 +1,7 @@
 """Words that reports, pages and errors share."""
 
 import math
+from collections.abc import Iterable
 
 POOR_FIT = "POOR FIT, the mean explains more: nothing here can be trusted"
 
@@ -14,6 +15,17 @@ def counted(count: int, noun: str) -> str:
     ('1 token', '2,000 tokens')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[object], most: int) -> str:
+    """Return names in a row, of many the first ones and how many more there are.
+
+    >>> listed([3, 5], 6), listed("abcd", 2)
+    ('3, 5', 'a, b and 2 more')
+    """
+    each = [str(name) for name in names]
+    more = len(each) - most
+    return ", ".join(each[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def three_digits(value: float) -> str:

@@ -10,7 +10,7 @@ from sae_analysis.language_model import LanguageModel
 from sae_analysis.reconstruction.search import HookSearch, Progress, least_bad, no_place, places, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
 from sae_analysis.sae_interface import UnifiedSAEInterface
-from sae_analysis.wording import counted
+from sae_analysis.wording import counted, listed
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _checked(width: int, does: str, model: LanguageModel, hook: str) -> str:
         raise FitError(
             f"The SAE {does} {width}-wide activations, but hook {name} of {model.name} gives {found}. "
             + (
-                f"Hooks that fit: {_list(fitting)}."
+                f"Hooks that fit: {listed(fitting, _LISTED)}."
                 if fitting
                 else "No hook of this model fits: it belongs to another model."
             )
@@ -217,14 +217,10 @@ def _decided(
             "that it was trained on, or check bos."
         )
     if winner is None:
-        best = _list([f"{score.place} {score.explained_variance:.3f}" for score in search.scores])
+        best = listed((f"{score.place} {score.explained_variance:.3f}" for score in search.scores), _LISTED)
         raise ModelError(
             f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained "
             f"variance on {counted(search.tokens, 'token')}: {best}. Name one as hook, or give the SAE's own "
             "model."
         )
     return (winner.hook, winner.hook_out), search.readings[winner.reading]
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

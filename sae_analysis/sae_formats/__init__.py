@@ -23,7 +23,7 @@ from sae_analysis.sae_formats import (
 )
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.hub import locate
-from sae_analysis.sae_formats.layout import Layout, listed
+from sae_analysis.sae_formats.layout import Layout, listed_keys
 from sae_analysis.sae_interface import UnifiedSAEInterface
 
 __all__ = ["load_sae", "read_checkpoint"]
@@ -91,4 +91,4 @@ def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
 
 
 def _listed(checkpoint: Checkpoint) -> str:
-    return listed(sorted(checkpoint.tensors))
+    return listed_keys(sorted(checkpoint.tensors))

@@ -27,6 +27,7 @@ from torch import Tensor
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.files import WEIGHT_SUFFIXES
 from sae_analysis.sae_formats.settings import Settings
+from sae_analysis.wording import listed
 
 _COMPANIONS = (
     "sparsity.safetensors",
@@ -58,6 +59,9 @@ _MOST_EXPANSION = 16
 """Times that an archive's content may be larger than the file: weights hardly compress, bombs do."""
 
 _SMALL = 1 << 20
+_LISTED = 8
+"""Weight files that an error names."""
+
 _LONGEST_REASON = 300
 _ZIP = b"PK\x03\x04"
 _FILLS_MEMORY = b"bytearray"
@@ -129,11 +133,8 @@ def _weight_file(path: Path) -> Path:
         if len(found) == 1:
             return found[0]
         if found:
-            names = ", ".join(str(file.relative_to(path)) for file in found[:8])
-            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            raise SAEFormatError(
-                f"SAE folder {path} holds {len(found)} weight files ({names}{more}): name the one to read."
-            )
+            names = listed((file.relative_to(path) for file in found), _LISTED)
+            raise SAEFormatError(f"SAE folder {path} holds {len(found)} weight files ({names}): name the one to read.")
     raise SAEFormatError(
         f"SAE folder {path} holds no weight file ({', '.join(WEIGHT_SUFFIXES)}): give the checkpoint's folder."
     )

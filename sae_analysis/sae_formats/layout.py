@@ -16,6 +16,7 @@ from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.settings import Settings, shown
 from sae_analysis.sae_interface import ActivationRule, Origin, SparseAutoencoder, UnifiedSAEInterface
+from sae_analysis.wording import listed
 
 Weights = Mapping[str, Tensor]
 """Tensors by the part they play (``W_enc``, ``b_dec``, ``threshold`` …), matrices the way round our SAE holds them."""
@@ -65,7 +66,7 @@ class Misfit:
     def __str__(self) -> str:
         """Return the differences in words."""
         parts = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.shapes}
-        return "; ".join(f"{name} {listed(keys)}" for name, keys in parts.items() if keys)
+        return "; ".join(f"{name} {listed_keys(keys)}" for name, keys in parts.items() if keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,11 +165,9 @@ def whole_number(value: Tensor, name: str, checkpoint: Checkpoint) -> int:
     return int(value)
 
 
-def listed(keys: Iterable[str]) -> str:
-    """Return keys in a row, the first of many."""
-    shown = list(keys)
-    more = f" and {len(shown) - _LISTED_KEYS} more" if len(shown) > _LISTED_KEYS else ""
-    return ", ".join(key[:_LONGEST_KEY] for key in shown[:_LISTED_KEYS]) + more
+def listed_keys(keys: Iterable[str]) -> str:
+    """Return keys in a row, the first of many, none of them whole if it is endless."""
+    return listed((key[:_LONGEST_KEY] for key in keys), _LISTED_KEYS)
 
 
 def _parsed(parts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
