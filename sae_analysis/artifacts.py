@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sae_analysis.errors import OutputError
-from sae_analysis.files import unwritable, write_whole
+from sae_analysis.files import FINGERPRINT_DIGITS, unwritable, write_whole
 from sae_analysis.records import SCHEMA_VERSION, AnalysisResult, ComparisonResult, FeatureResults, FeatureStats
-from sae_analysis.typed_json import from_json, parse, shown
+from sae_analysis.typed_json import from_json, parse
+from sae_analysis.wording import shown
 
 _UNFINISHED = ".unfinished.jsonl"
-_FINGERPRINT_DIGITS = 12
-"""Of a run's fingerprint, in the name of the file of its finished features; the whole of it is inside."""
 
 
 def write_result(result: AnalysisResult | FeatureResults | ComparisonResult, path: str | Path) -> None:
@@ -82,7 +81,7 @@ class FinishedFeatures:
 
     def __init__(self, folder: Path, analysis: str, fingerprint: str) -> None:
         """Name the file; nothing is read or written."""
-        self.path = folder / f"{analysis}-{fingerprint[:_FINGERPRINT_DIGITS]}{_UNFINISHED}"
+        self.path = folder / f"{analysis}-{fingerprint[:FINGERPRINT_DIGITS]}{_UNFINISHED}"
         self._head = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint}
         self._others = f"{analysis}-*{_UNFINISHED}"
 

@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 from sae_analysis.errors import OutputError
 
+FINGERPRINT_DIGITS = 12
+"""Of a run's fingerprint, in the names of files that belong to it; the whole of it is inside."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 """Endings of files that hold an SAE's weights."""
 

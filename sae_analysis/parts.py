@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sae_analysis.errors import OutputError
-from sae_analysis.files import write_whole
+from sae_analysis.files import FINGERPRINT_DIGITS, write_whole
 
 FINISHED = "real.part"
 """Name of the part that a shard ends with."""
@@ -28,8 +28,6 @@ FINISHED = "real.part"
 _VERSION = 1
 _HEADER, _CHUNKS = "header", "chunks"
 _DIGEST_BYTES, _BLOCK_BYTES = 32, 1 << 20
-_FINGERPRINT_DIGITS = 12
-"""Of a run's fingerprint, in the names of its files; the whole of it is inside."""
 
 BinarySeekable = Any
 """An open binary file that can be read, written and sought in; fsspec's have no common type."""
@@ -206,7 +204,7 @@ class Unfinished:
 
     @property
     def _beginning(self) -> str:
-        return f"real-{self.fingerprint[:_FINGERPRINT_DIGITS]}."
+        return f"real-{self.fingerprint[:FINGERPRINT_DIGITS]}."
 
     def _name(self, which: int) -> str:
         return f"{self._beginning}{self.writer}.{which}.part"

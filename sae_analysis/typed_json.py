@@ -7,21 +7,17 @@ import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from reprlib import Repr
 from typing import Any, NoReturn, Self, Union, get_args, get_origin, get_type_hints
+
+from sae_analysis.wording import shown
 
 _Reader = Callable[[Any], Any]
 
 _BEYOND = 1 << 53
 """Whole numbers that no count reaches, and whose sums and halves NumPy and Arrow do not hold."""
 
-_SHORT = Repr()
-_SHORT.maxlevel, _SHORT.maxstring = 1, 40
-
-
-def shown(value: object) -> str:
-    """Return a value as a message shows it: a small part of what may be endless."""
-    return _SHORT.repr(value)
+_LONGEST_NAME = 40
+"""Characters of a key that the place of an error shows."""
 
 
 class _ForeignError(ValueError):
@@ -160,7 +156,7 @@ def _of_mapping(inner: Any) -> _Reader:  # noqa: ANN401
             try:
                 found[name] = read_one(item)
             except _ForeignError as error:
-                raise error.inside(name[: _SHORT.maxstring]) from None
+                raise error.inside(name[:_LONGEST_NAME]) from None
         return found
 
     return read

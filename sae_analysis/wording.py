@@ -2,10 +2,25 @@
 
 import math
 from collections.abc import Iterable
+from reprlib import Repr
 
 POOR_FIT = "POOR FIT, the mean explains more: nothing here can be trusted"
 
 NOT_SEARCHED = "beginnings took the whole budget, and nothing was searched"
+
+
+_SHORT = Repr()
+_SHORT.maxlevel = 1
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def shown(value: object) -> str:
+    """Return what a file says, as a message shows it: a small part of what may be endless.
+
+    >>> shown("k"), len(shown("k" * 1000))
+    ("'k'", 60)
+    """
+    return _SHORT.repr(value)
 
 
 def counted(count: int, noun: str) -> str:

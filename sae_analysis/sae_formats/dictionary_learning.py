@@ -16,9 +16,8 @@ from torch import Tensor
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, whole_number
-from sae_analysis.sae_formats.settings import shown
 from sae_analysis.sae_interface import ActivationRule, Gated, JumpReLU, ReLU, TopK, UnifiedSAEInterface
-from sae_analysis.wording import three_digits
+from sae_analysis.wording import shown, three_digits
 
 _HOOKS = {
     "resid_post": "blocks.{}.hook_resid_post",

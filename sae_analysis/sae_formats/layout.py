@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
-from sae_analysis.sae_formats.settings import Settings, shown
+from sae_analysis.sae_formats.settings import Settings
 from sae_analysis.sae_interface import ActivationRule, Origin, SparseAutoencoder, UnifiedSAEInterface
-from sae_analysis.wording import listed
+from sae_analysis.wording import listed, shown
 
 Weights = Mapping[str, Tensor]
 """Tensors by the part they play (``W_enc``, ``b_dec``, ``threshold`` …), matrices the way round our SAE holds them."""

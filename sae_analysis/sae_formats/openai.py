@@ -9,8 +9,8 @@ from typing import Any
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble
-from sae_analysis.sae_formats.settings import shown
 from sae_analysis.sae_interface import LayerNorm, ReLU, TopK, UnifiedSAEInterface
+from sae_analysis.wording import shown
 
 _HOOKS = {
     "mlp_post_act": "blocks.{}.mlp.hook_post",

@@ -16,7 +16,7 @@ import torch
 from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats.checkpoint import Checkpoint, read_safetensors, read_settings
 from sae_analysis.sae_formats.layout import Built, Layout, Weights, assemble, with_unit_decoder
-from sae_analysis.sae_formats.settings import Settings, shown
+from sae_analysis.sae_formats.settings import Settings
 from sae_analysis.sae_interface import (
     AbsTopK,
     ActivationRule,
@@ -31,6 +31,7 @@ from sae_analysis.sae_interface import (
     TopK,
     UnifiedSAEInterface,
 )
+from sae_analysis.wording import shown
 
 _NORMS: Mapping[str, InputNorm | None] = {
     "none": None,

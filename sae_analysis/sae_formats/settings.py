@@ -3,20 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from reprlib import Repr
 from typing import Any
 
 from sae_analysis.errors import SAEFormatError
-
-
-def shown(value: object) -> str:
-    """Return a value as a message shows it: a small part of what may be endless."""
-    return _SHORT.repr(value)
-
-
-_SHORT = Repr()
-_SHORT.maxlevel = 1
-_SHORT.maxstring = _SHORT.maxother = 60
+from sae_analysis.wording import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
