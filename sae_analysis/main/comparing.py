@@ -18,7 +18,7 @@ from sae_analysis.main.arguments import (
     name,
     name_or_demo,
 )
-from sae_analysis.main.reading import add_long_run_options
+from sae_analysis.main.reading import add_long_run_options, scan
 from sae_analysis.main.repeating import add_config_option, asked_for
 from sae_analysis.main.running import drawing_of, open_site
 from sae_analysis.main.screen import page_bar, print_rows, print_summary
@@ -131,7 +131,7 @@ def _make(
         check_origin(given, site, "synthetic" if does is None else "real")
     if corpus is not None:
         reported = {"firings": options.firings, "max_examples": options.max_examples}
-        does, selection = synthetic.scan(
+        does, selection = scan(
             site, selection, corpus, options, write=lambda found: real.write(found, options), **reported
         )
     assert does is not None, "read or made"

@@ -91,6 +91,41 @@ def read_text(
     return result
 
 
+def scan(
+    site: "Site",
+    selection: "FeatureSelection",
+    corpus: "Corpus",
+    options: argparse.Namespace,
+    *,
+    write: "Callable[[AnalysisResult], None] | None" = None,
+    **reported: int,
+) -> tuple["AnalysisResult", "FeatureSelection"]:
+    """Analyse the text; return what the features do on it, and which these are where the text decides.
+
+    ``write`` is given the former before what was kept of it for going on is removed; ``reported`` are the settings of
+    what is kept of each feature.
+    """
+    from sae_analysis.corpus import Windowing
+    from sae_analysis.feature_selection import FeatureSelection
+    from sae_analysis.real_activations import RealSettings
+
+    longest = site.model.context_length or Windowing().seq_len
+    settings = RealSettings(
+        windowing=Windowing(
+            seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens, chunk_size=options.chunk_size
+        ),
+        bos=options.bos,
+        encoder=options.encoder,
+        seed=options.seed,
+        allow_poor_fit=options.allow_poor_fit,
+    )
+    real = read_text(site, selection, corpus, replace(settings, **reported), options, write=write)
+    if selection.needs_data:
+        ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
+        selection = FeatureSelection(kind="indices", ranges=ranges)
+    return real, selection
+
+
 def _say_of_paragraphs(result: "AnalysisResult", corpus: "Corpus", wanted: int) -> None:
     """Say how more examples can be had, if there are fewer windows than those wanted and the text has paragraphs."""
     fit = result.fit

@@ -1,4 +1,4 @@
-"""What modes do alike: load, attach, scan text, write."""
+"""What modes do alike: names, text, model and SAE brought together, what a report says of them, pictures."""
 
 import argparse
 import os

@@ -1,9 +1,8 @@
 """``synthetic``: what each feature could do, on the input that fires it hardest."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from sae_analysis.main.arguments import (
     positive,
     rate,
 )
-from sae_analysis.main.reading import add_long_run_options, read_text, workers_of
+from sae_analysis.main.reading import add_long_run_options, scan, workers_of
 from sae_analysis.main.repeating import add_config_option, with_asked
 from sae_analysis.main.running import corpus_of, model_loader, names_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
@@ -27,7 +26,6 @@ from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.artifacts import FinishedFeatures
-    from sae_analysis.corpus import Corpus
     from sae_analysis.feature_selection import FeatureSelection
     from sae_analysis.reconstruction import Site
     from sae_analysis.records import AnalysisResult, FeatureStats
@@ -156,10 +154,8 @@ def _on_workers(
     from sae_analysis.machine import use_threads
     from sae_analysis.scale_out import search_on_workers
 
-    workers, lost = (
-        workers_of(options, site),
-        "A worker was lost and is started anew; what it was at is searched again.",
-    )
+    workers = workers_of(options, site)
+    lost = "A worker was lost and is started anew; what it was at is searched again."
     use_threads(workers.threads)  # the result says how many there were, and that is those of the workers
     return search_on_workers(site, planned, settings, workers, model_loader(options), lost=lambda _: say(lost))
 
@@ -191,41 +187,6 @@ def _settings(options: argparse.Namespace) -> "SynthSettings":
         seed=options.seed,
         bos=options.bos,
     )
-
-
-def scan(
-    site: "Site",
-    selection: "FeatureSelection",
-    corpus: "Corpus",
-    options: argparse.Namespace,
-    *,
-    write: "Callable[[AnalysisResult], None] | None" = None,
-    **reported: int,
-) -> tuple["AnalysisResult", "FeatureSelection"]:
-    """Analyse the text; return what the features do on it, and which these are where the text decides.
-
-    ``write`` is given the former before what was kept of it for going on is removed; ``reported`` are the settings of
-    what is kept of each feature.
-    """
-    from sae_analysis.corpus import Windowing
-    from sae_analysis.feature_selection import FeatureSelection
-    from sae_analysis.real_activations import RealSettings
-
-    longest = site.model.context_length or Windowing().seq_len
-    settings = RealSettings(
-        windowing=Windowing(
-            seq_len=min(longest, Windowing().seq_len), max_tokens=options.max_tokens, chunk_size=options.chunk_size
-        ),
-        bos=options.bos,
-        encoder=options.encoder,
-        seed=options.seed,
-        allow_poor_fit=options.allow_poor_fit,
-    )
-    real = read_text(site, selection, corpus, replace(settings, **reported), options, write=write)
-    if selection.needs_data:
-        ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
-        selection = FeatureSelection(kind="indices", ranges=ranges)
-    return real, selection
 
 
 # --- interrupted and resumed ---------------------------------------------------------------------------------------
