@@ -1,10 +1,14 @@
 """The synthetic mode as typed: what it prints and writes, and how an interrupted search goes on."""
 
+import shutil
+
+import pytest
 from command_runs import as_typed, names_in, write
 from conftest import D_SAE
 
 from sae_analysis.artifacts import read_result
 from sae_analysis.main import main
+from sae_analysis.real_activations.stream import Reader
 
 
 def synthetic_result(tmp_path):
@@ -206,3 +210,48 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, 
         "Interrupted; what was written before is whole.\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["synthetic", "compare"])
+def test_the_text_is_not_read_again_after_a_search_that_was_interrupted_or_killed(
+    mode, searching, corpus_file, tmp_path, monkeypatch
+):
+    from sae_analysis.synth_activations import Search
+
+    def command(folder):
+        return [mode, *searching(corpus=corpus_file, features="0-2", output=tmp_path / folder)[1:]]
+
+    def stop(_search, _progress=None):
+        shutil.copytree(tmp_path / "stopped", tmp_path / "killed")  # what a kill at this moment would leave
+        raise KeyboardInterrupt
+
+    assert main(command("quiet")) == 0
+    with monkeypatch.context() as during:
+        during.setattr(Search, "run", stop)
+        assert main(command("stopped")) == 130
+    monkeypatch.setattr(Reader, "read", None)
+    for folder in ("stopped", "killed"):
+        assert main(command(folder)) == 0
+        assert names_in(tmp_path / folder) == names_in(tmp_path / "quiet")
+        quiet, resumed = (read_result(tmp_path / one / "synthetic.json").features for one in ("quiet", folder))
+        assert resumed == quiet
+
+
+def test_a_comparison_keeps_what_it_read_and_searched_until_it_is_written(
+    searching, corpus_file, tmp_path, monkeypatch
+):
+    from sae_analysis import comparison
+    from sae_analysis.synth_activations import Search
+
+    command = ["compare", *searching(corpus=corpus_file, features="0-2")[1:]]
+    with monkeypatch.context() as during:
+        during.setattr(comparison, "compare", interrupt)
+        assert main(command) == 130
+    monkeypatch.setattr(Reader, "read", None)
+    monkeypatch.setattr(Search, "run", None)
+    assert main(command) == 0
+    assert names_in(tmp_path / "out") == ["comparison.json", "real.json", "synthetic.json"]
+
+
+def interrupt(*_arguments, **_options):
+    raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
     does = read_result(Path(options.real), "a real.json") if options.real else None
     searched = [read_result(Path(path), "a synthetic.json") for path in options.synthetic]
     could = searched[0] if searched else None
-    with writing_into(options.output):
+    with writing_into(options.output), ExitStack() as kept:
         if does is None or could is None:
-            does, could = _make(does, could, options)
+            does, could = _make(does, could, options, kept)
         found = replace(compare(does, could, searched[1:]), asked=asked_for(options))
         json_path = options.output / "comparison.json"
         write_result(found, json_path)
@@ -108,7 +109,7 @@ def _pictures(
 
 
 def _make(
-    does: "AnalysisResult | None", could: "AnalysisResult | None", options: argparse.Namespace
+    does: "AnalysisResult | None", could: "AnalysisResult | None", options: argparse.Namespace, kept: ExitStack
 ) -> tuple["AnalysisResult", "AnalysisResult"]:
     """Run the analyses that are missing, with pictures."""
     from sae_analysis.comparison import check_common
@@ -131,14 +132,12 @@ def _make(
         check_origin(given, site, "synthetic" if does is None else "real")
     if corpus is not None:
         reported = {"firings": options.firings, "max_examples": options.max_examples}
-        does, selection = scan(
-            site, selection, corpus, options, write=lambda found: real.write(found, options), **reported
-        )
+        does, selection = kept.enter_context(scan(site, selection, corpus, options, **reported))
+        real.write(does, options)
     assert does is not None, "read or made"
     if could is None:
-        with synthetic.search(site, selection, does, options) as found:
-            synthetic.write(found, site.sae.dict_size, options)
-        could = found
+        could = kept.enter_context(synthetic.search(site, selection, does, options))
+        synthetic.write(could, site.sae.dict_size, options)
     return does, could
 
 

@@ -64,6 +64,7 @@ def add_long_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     return group
 
 
+@contextmanager
 def read_text(
     site: "Site",
     selection: "FeatureSelection",
@@ -72,11 +73,12 @@ def read_text(
     options: argparse.Namespace,
     *,
     table: "FeatureTable | None" = None,
-    write: "Callable[[AnalysisResult], None] | None" = None,
-) -> "AnalysisResult":
-    """Return what the features do on the text, and put every feature of the SAE into the table if there is one.
+    takes_long: bool = False,
+) -> "Iterator[AnalysisResult]":
+    """Yield what the features do on the text, and put every feature of the SAE into the table if there is one.
 
-    What was kept for going on is removed once ``write`` has written the result.
+    What was kept for going on is removed when the caller has written what comes of the result; where that
+    ``takes_long``, all that was read is kept until then.
     """
     from sae_analysis.real_activations import plan
 
@@ -85,25 +87,25 @@ def read_text(
     names = names_of(options, "model", "sae", "corpus")
     result = with_asked(describe(planned, collected, text, names, table), options)
     _say_of_paragraphs(result, corpus, settings.max_examples)
-    if write:
-        write(result)
+    if takes_long:
+        _is_kept(unfinished, collected)
+    yield result
     unfinished.remove()
     return result
 
 
+@contextmanager
 def scan(
     site: "Site",
     selection: "FeatureSelection",
     corpus: "Corpus",
     options: argparse.Namespace,
-    *,
-    write: "Callable[[AnalysisResult], None] | None" = None,
     **reported: int,
-) -> tuple["AnalysisResult", "FeatureSelection"]:
-    """Analyse the text; return what the features do on it, and which these are where the text decides.
+) -> Iterator[tuple["AnalysisResult", "FeatureSelection"]]:
+    """Analyse the text; yield what the features do on it, and which these are where the text decides.
 
-    ``write`` is given the former before what was kept of it for going on is removed; ``reported`` are the settings of
-    what is kept of each feature.
+    What was kept for going on is removed when the caller has written what comes of it; ``reported`` are the settings
+    of what is kept of each feature.
     """
     from sae_analysis.corpus import Windowing
     from sae_analysis.feature_selection import FeatureSelection
@@ -119,11 +121,11 @@ def scan(
         seed=options.seed,
         allow_poor_fit=options.allow_poor_fit,
     )
-    real = read_text(site, selection, corpus, replace(settings, **reported), options, write=write)
-    if selection.needs_data:
-        ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
-        selection = FeatureSelection(kind="indices", ranges=ranges)
-    return real, selection
+    with read_text(site, selection, corpus, replace(settings, **reported), options, takes_long=True) as real:
+        if selection.needs_data:
+            ranges = tuple(range(stats.feature_idx, stats.feature_idx + 1) for stats in real.features)
+            selection = FeatureSelection(kind="indices", ranges=ranges)
+        yield real, selection
 
 
 def _say_of_paragraphs(result: "AnalysisResult", corpus: "Corpus", wanted: int) -> None:

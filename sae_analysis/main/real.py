@@ -93,15 +93,8 @@ def run(options: argparse.Namespace) -> int:
         if options.shard:
             read_shard(site, selection, corpus, settings, options)
         else:
-            read_text(
-                site,
-                selection,
-                corpus,
-                settings,
-                options,
-                table=table,
-                write=lambda found: write(found, options, table),
-            )
+            with read_text(site, selection, corpus, settings, options, table=table) as found:
+                write(found, options, table)
     return 0
 
 

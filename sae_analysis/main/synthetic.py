@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,14 +96,15 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.files import writing_into
 
     selection = parse_features(options.features)
-    with writing_into(options.output):
+    with writing_into(options.output), ExitStack() as kept:  # the text that was read too, until the search has ended
         real = read_result(Path(options.real), "a real.json") if options.real else None
         corpus = corpus_of(options) if options.corpus else None
         site = open_site(options, corpus)
         if corpus is not None:
-            real, selection = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
-        with search(site, selection, real, options) as result:
-            write(result, site.sae.dict_size, options)
+            scanned = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
+            real, selection = kept.enter_context(scanned)
+        result = kept.enter_context(search(site, selection, real, options))
+        write(result, site.sae.dict_size, options)
     return 0
 
 
