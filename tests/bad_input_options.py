@@ -123,6 +123,37 @@ ROWS = [
         "The real result describes 2 features (0 to 1), and features asks for feature 7: they have none in "
         "common. Give a result of these features, or leave features out.",
     ),
+    (
+        "compare --real {real} --synthetic {synthetic} --features 0,7",
+        "Feature 7 is not in result {real}, which describes 2 features (0 to 1): give some of these.",
+    ),
+    (
+        "compare --real {real} --synthetic {synthetic} --features top:1",
+        "features top:1 cannot be compared: give numbers, such as 0,5,10-20.",
+    ),
+    # Options that nothing would take.
+    *(
+        (
+            f"compare --real {{real}} --synthetic {{synthetic}} {option}",
+            f"{option.partition(' ')[0]} changes nothing where --real and --synthetic are given, for nothing is run: leave it "
+            "out, or one of these.",
+        )
+        for option in (
+            "--budget 7", "--corpus {corpus}", "--max-tokens 5", "--model {model}", "--seed 1", "--allow-poor-fit",
+            "--storage {tmp}", "--engine ray", "--max-examples 2", "--firings 0",
+        )
+    ),
+    *(
+        (
+            f"compare --real {{real}} {option}",
+            f"{option.partition(' ')[0]} changes nothing where --real is given, for no text is read: leave out one of the two.",
+        )
+        for option in ("--corpus {corpus}", "--text-unit blank-line", "--encoder dense", "--checkpoint-every 1")
+    ),
+    (
+        "compare --synthetic {synthetic} --budget 7",
+        "--budget changes nothing where --synthetic is given, for nothing is searched: leave out one of the two.",
+    ),
     ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and features asks"),
     # Names that name nothing.
     *(

@@ -52,6 +52,9 @@ DEFAULTS = {
     "--output {earlier}",
     "compare": "--model {model} --sae {sae} --corpus {corpus} --seq-len 4 --budget 600 --n-steps 2 --no-figures "
     "--output {earlier}",
+    "compare --real": "--model {model} --sae {sae} --seq-len 4 --budget 600 --n-steps 2 --no-figures --output {earlier}",
+    "compare --synthetic": "--model {model} --sae {sae} --corpus {corpus} --no-figures --output {earlier}",
+    "compare --real --synthetic": "--no-figures --output {earlier}",
     "merge": "--output {earlier} --no-figures",
     "redraw": "--output {earlier}",
     "export": "--output {earlier}",
@@ -71,7 +74,8 @@ def given(there, tmp_path):
             if f"{{{name}}}" in command:
                 (folder := tmp_path / name).mkdir()
                 paths[name] = FILES[name](folder, there)
-        words = [mode, *DEFAULTS.get(mode, "").split(), *rest] if mode else []
+        beside = [option for option in ("--real", "--synthetic") if mode == "compare" and option in rest]
+        words = [mode, *DEFAULTS.get(" ".join([mode, *beside]), "").split(), *rest] if mode else []
         return [word.format_map(paths) for word in words], says.format_map(paths)
 
     shutil.copytree(there["real"].parent, tmp_path / "earlier")

@@ -80,6 +80,37 @@ def test_a_real_result_is_taken_instead_of_text_and_its_features_are_those(compa
     assert real.read_bytes() == before
 
 
+def test_features_choose_among_those_of_results_that_are_given(comparing, tmp_path, capsys):
+    assert main(comparing()) == 0
+    out, again, third = (tmp_path / name for name in ("out", "again", "third"))
+    given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json"), "--no-figures"]
+    assert main(["compare", *given, "--features", "2,0", "--output", str(again)]) == 0
+    found = comparison_of(again)
+    assert sorted(one["feature_idx"] for one in found["features"]) == [0, 2]
+    assert found["asked"]["features"] == "2,0"
+    assert main(["compare", "--config", str(again / "comparison.json"), "--no-figures", "--output", str(third)]) == 0
+    assert comparison_of(third) == found
+    capsys.readouterr()
+    assert main(["compare", *given, "--features", "0,7", "--output", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: Feature 7 is not in result {out / 'real.json'}, which describes 3 features (0 to 2): give some of "
+        "these.\n"
+    )
+
+
+def test_what_config_asks_of_a_run_is_dropped_where_results_are_given(comparing, tmp_path):
+    assert main(comparing(features="top:2", max_tokens=500)) == 0
+    out, again = tmp_path / "out", tmp_path / "again"
+    given = ["--real", str(out / "real.json"), "--synthetic", str(out / "synthetic.json"), "--no-figures"]
+    assert main(["compare", "--config", str(out / "comparison.json"), *given, "--output", str(again)]) == 0
+    first, second = comparison_of(out), comparison_of(again)
+    assert second["features"] == first["features"]
+    not_run = {name: second["asked"][name] for name in ("model", "sae", "features", "budget", "max_tokens", "seq_len")}
+    assert not_run == {
+        "model": None, "sae": None, "features": None, "budget": None, "max_tokens": None, "seq_len": 12,
+    }  # fmt: skip
+
+
 def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, capsys):
     assert main(comparing()) == 0
     out, again = tmp_path / "out", tmp_path / "again"

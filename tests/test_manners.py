@@ -245,7 +245,7 @@ def test_a_search_and_a_comparison_are_repeated_too(options, tmp_path):
     assert "--n-steps=0" in typed
     assert "--firings=0" in typed
     given = ["--real", str(one / "real.json"), "--synthetic", str(one / "synthetic.json"), str(two / "synthetic.json")]
-    assert main(["compare", *given, "--no-figures", "--encoder", "dense", "--output", str(tmp_path / "given")]) == 0
+    assert main(["compare", *given, "--no-figures", "--output", str(tmp_path / "given")]) == 0
     assert read_any(tmp_path / "given" / "comparison.json").asked["synthetic"] == (given[3], given[4])
     again = ["compare", "--config", str(tmp_path / "given" / "comparison.json"), "--output", str(tmp_path / "again")]
     assert main([*again, "--no-figures"]) == 0

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if getattr(options, "config", None):
             mode, *typed = sys.argv[1:] if arguments is None else arguments
-            options = parser.parse_args([mode, *arguments_of(options.config, mode, typed), *typed])
+            repeated = parser.parse_args([mode, *arguments_of(options.config, mode, typed), *typed])
+            repeated.typed, options = options, repeated
         code = options.run(options)
         sys.stdout.flush()  # a reader that has gone away is noticed here, not while Python ends
         return code

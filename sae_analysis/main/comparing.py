@@ -19,9 +19,9 @@ from sae_analysis.main.arguments import (
     name,
     name_or_demo,
 )
-from sae_analysis.main.reading import add_long_run_options, scan
-from sae_analysis.main.repeating import add_config_option, asked_for
-from sae_analysis.main.running import drawing_of, open_site
+from sae_analysis.main.reading import HOW_TEXT_IS_READ, add_long_run_options, scan
+from sae_analysis.main.repeating import add_config_option, asked_for, refuse_idle
+from sae_analysis.main.running import drawing_of, numbers_among, open_site
 from sae_analysis.main.screen import page_bar, print_rows, print_summary
 from sae_analysis.wording import counted, percent
 
@@ -33,6 +33,12 @@ _FIRINGS = 3
 
 _NAMED = 5
 """Most features named in the report."""
+
+
+_OF_RESULTS = ("real", "synthetic", "features", "output", "no_figures", "dpi", "theme", "format", "threads")
+"""Options that count where nothing is run."""
+
+_OF_ANY_RUN = ("run", "mode", "default_of", "typed", "config", "verbose", "quiet", "json")
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -77,12 +83,15 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.comparison import compare
     from sae_analysis.files import writing_into
 
+    _refuse_idle(options)
     does = read_result(Path(options.real), "a real.json") if options.real else None
     searched = [read_result(Path(path), "a synthetic.json") for path in options.synthetic]
     could = searched[0] if searched else None
     with writing_into(options.output), ExitStack() as kept:
         if does is None or could is None:
             does, could = _make(does, could, options, kept)
+        elif options.features is not None:
+            does, could = _chosen(does, could, options)
         found = replace(compare(does, could, searched[1:]), asked=asked_for(options))
         json_path = options.output / "comparison.json"
         write_result(found, json_path)
@@ -91,6 +100,55 @@ def run(options: argparse.Namespace) -> int:
         written = [json_path, *_pictures(found, does, could, options)]
         print_summary(rows, written, options.output, result="comparison", numbers=_numbers(found))
     return 0
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Refuse what would need a run that the results given take the place of.
+
+    Raises:
+        SAEAnalysisError: it was typed.
+    """
+    from sae_analysis.feature_selection import parse_features
+
+    if options.real and options.synthetic:
+        idle = [name for name in vars(options) if name not in _OF_RESULTS + _OF_ANY_RUN]
+        refuse_idle(
+            options,
+            idle,
+            "where --real and --synthetic are given, for nothing is run: leave it out, or one of these",
+        )
+        is_typed = vars(options).get("typed", options).features is not None
+        if options.features and not is_typed and parse_features(options.features).kind != "indices":
+            options.features = None  # a rule that --config had for a run; these results have answered theirs
+    elif options.real:
+        refuse_idle(
+            options,
+            ("corpus", *HOW_TEXT_IS_READ),
+            "where --real is given, for no text is read: leave out one of the two",
+        )
+    elif options.synthetic:
+        refuse_idle(
+            options,
+            synthetic.HOW_IT_IS_SEARCHED,
+            "where --synthetic is given, for nothing is searched: leave out one of the two",
+        )
+
+
+def _chosen(
+    does: "AnalysisResult", could: "AnalysisResult", options: argparse.Namespace
+) -> tuple["AnalysisResult", "AnalysisResult"]:
+    """Return two results with the features asked for alone.
+
+    Raises:
+        FeatureError: one of them does not describe such a feature.
+    """
+    found = [(Path(options.real), does), (Path(options.synthetic[0]), could)]
+    only = numbers_among(options.features, found, "compared")
+    does, could = (
+        replace(result, features=tuple(one for one in result.features if one.feature_idx in only))
+        for _, result in found
+    )
+    return does, could
 
 
 def _pictures(

@@ -26,6 +26,18 @@ if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.scale_out import Workers
 
 
+HOW_TEXT_IS_READ = (
+    "text_unit",
+    "text_field",
+    "max_tokens",
+    "encoder",
+    "checkpoint_every",
+    "storage",
+    "chunk_size",
+)
+"""Options that change nothing where no text is read."""
+
+
 def add_long_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add what long runs need; return the group, for what a mode has beside it."""
     group = parser.add_argument_group("long runs")

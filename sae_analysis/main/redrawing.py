@@ -1,14 +1,13 @@
 """``redraw``: the pictures of results that are there already."""
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, name, threads
-from sae_analysis.main.running import drawing_of
+from sae_analysis.main.running import drawing_of, numbers_among
 from sae_analysis.main.screen import page_bar, print_summary
-from sae_analysis.wording import counted
 
 if TYPE_CHECKING:  # heavy: loaded when the mode runs
     from sae_analysis.records import AnalysisResult, ComparisonResult
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.reports import browse
 
     found = [(Path(path), read_any(Path(path))) for path in options.results]
-    only = _numbers(options.features, found) if options.features else None
+    only = numbers_among(options.features, found, "redrawn") if options.features else None
     for path, result in found:
         folder = options.output or path.parent
         with made(folder):
@@ -57,29 +56,6 @@ def run(options: argparse.Namespace) -> int:
             others = [other for elsewhere, other in found if (options.output or elsewhere.parent) == folder]
             print_summary({}, [*written, browse(result, folder, others)], folder)
     return 0
-
-
-def _numbers(asked: str, found: "Sequence[tuple[Path, AnalysisResult | ComparisonResult]]") -> frozenset[int]:
-    """Return the features asked for.
-
-    Raises:
-        FeatureError: they are not given by number, or a result does not describe one of them.
-    """
-    from sae_analysis.errors import FeatureError
-    from sae_analysis.feature_selection import parse_features
-
-    selection = parse_features(asked)
-    if selection.kind != "indices":
-        raise FeatureError(f"features {asked} cannot be redrawn: give numbers, such as 0,5,10-20.")
-    for path, result in found:
-        known = {one.feature_idx for one in result.features}
-        lost = next((number for numbers in selection.ranges for number in numbers if number not in known), None)
-        if lost is not None:
-            raise FeatureError(
-                f"Feature {lost} is not in result {path}, which describes {counted(len(known), 'feature')} "
-                f"({min(known)} to {max(known)}): give some of these."
-            )
-    return frozenset().union(*selection.ranges)
 
 
 def _draw(

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,30 @@ _INSTEAD = {"corpus": "real", "real": "corpus"}
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
     """Add what repeats a run."""
+    parser.set_defaults(default_of=parser.get_default)
     parser.add_argument(
         "--config",
         metavar="FILE",
         help="result of an earlier run of this mode, whose options are taken wherever none are given here",
     )
+
+
+def refuse_idle(options: argparse.Namespace, idle: Iterable[str], because: str) -> None:
+    """Refuse options, by their names in ``options``, that were typed and would change nothing; ``because`` says why.
+
+    What ``--config`` takes from a result is put back to its default instead: what is typed takes its place.
+
+    Raises:
+        SAEAnalysisError: one was typed.
+    """
+    from sae_analysis.errors import SAEAnalysisError
+
+    typed = vars(options).get("typed", options)
+    for name in idle:
+        default = options.default_of(name)
+        if getattr(typed, name) != default:
+            raise SAEAnalysisError(f"--{name.replace('_', '-')} changes nothing {because}.")
+        setattr(options, name, default)
 
 
 def asked_for(options: argparse.Namespace) -> "Asked":

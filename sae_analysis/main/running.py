@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
     from sae_analysis.language_model import LanguageModel
     from sae_analysis.reconstruction import Site
-    from sae_analysis.records import AnalysisResult
+    from sae_analysis.records import AnalysisResult, ComparisonResult
     from sae_analysis.visualizer import Drawing
 
 DEMO_NAMES = {
@@ -81,6 +81,31 @@ def model_loader(options: argparse.Namespace) -> "Callable[[], LanguageModel]":
     if os.path.isdir(name):  # noqa: PTH112 - says no where nothing may be looked at; loading says more
         name = os.path.abspath(name)  # noqa: PTH100 - as above; a worker may stand in another folder
     return partial(load_model, name, dtype=options.dtype, device=options.device)
+
+
+def numbers_among(
+    asked: str, found: "Sequence[tuple[Path, AnalysisResult | ComparisonResult]]", done: str
+) -> frozenset[int]:
+    """Return the features asked for of results; ``done`` is what is to be done with them.
+
+    Raises:
+        FeatureError: they are not given by number, or a result does not describe one of them.
+    """
+    from sae_analysis.errors import FeatureError
+    from sae_analysis.feature_selection import parse_features
+
+    selection = parse_features(asked)
+    if selection.kind != "indices":
+        raise FeatureError(f"features {asked} cannot be {done}: give numbers, such as 0,5,10-20.")
+    for path, result in found:
+        known = {one.feature_idx for one in result.features}
+        lost = next((number for numbers in selection.ranges for number in numbers if number not in known), None)
+        if lost is not None:
+            raise FeatureError(
+                f"Feature {lost} is not in result {path}, which describes {counted(len(known), 'feature')} "
+                f"({min(known)} to {max(known)}): give some of these."
+            )
+    return frozenset().union(*selection.ranges)
 
 
 def subject_rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:

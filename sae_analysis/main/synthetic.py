@@ -53,6 +53,10 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     add_output_options(parser, max_examples=10)
 
 
+HOW_IT_IS_SEARCHED = ("seq_len", "budget", "n_steps", "learning_rate", "fluency", "batch_size")
+"""Options that change nothing where nothing is searched."""
+
+
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add how to search."""
     group = parser.add_argument_group("search")
