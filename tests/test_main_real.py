@@ -78,6 +78,17 @@ def test_a_run_writes_its_result_and_prints_the_header(typed, tmp_path, capsys, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["real.json"]
 
 
+def test_what_never_fired_is_said_of_the_tokens_on_which_all_features_were_encoded(typed, tmp_path, capsys):
+    assert main([*typed(), "--dictionary-tokens", "30"]) == 0
+    result = read_result(tmp_path / "out" / "real.json")
+    fit, dictionary = result.fit, result.dictionary
+    assert 30 <= fit.measured_tokens < fit.token_count
+    assert (
+        f"\nFeatures: {dictionary.dead_count} of {D_SAE} never fired in the first {fit.measured_tokens:,} tokens; "
+        f"{dictionary.dense_count} fired on more than a tenth of these\n"
+    ) in capsys.readouterr().out
+
+
 def test_one_of_a_kind_is_no_plural(typed, tmp_path, capsys):
     (tmp_path / "one.txt").write_text("The old ship left the harbour at dawn, and the crew sang.")
     assert main(typed(corpus=tmp_path / "one.txt", features="0", seq_len=64)) == 0

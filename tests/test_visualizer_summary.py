@@ -1,6 +1,7 @@
 """The overview of features and the page on the dictionary read back."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import matplotlib as mpl
@@ -76,6 +77,15 @@ def test_the_statistics_page_states_and_draws_the_dictionary():
 def test_a_dictionary_without_dead_or_dense_features_says_so():
     page = statistics_page(make.dictionary(dead_count=0, dense_count=0), {}, HEADER)
     assert "4,096 features: all of them fired, none on more than a tenth of the tokens" in words(page, "title")
+
+
+def test_a_dictionary_of_fewer_tokens_than_the_text_says_of_how_many():
+    header = replace(HEADER, fit=make.fit(measured_tokens=1_000_000, token_count=5_000_000))
+    said = "203 (4.96 %) never fired in the first 1.00 M tokens, 12 (0.293 %) on more than a tenth of these"
+    assert said in words(statistics_page(make.dictionary(), {}, header), "title")
+    page = statistics_page(make.dictionary(dead_count=0, dense_count=0), {}, header)
+    said = "all of them fired in the first 1.00 M tokens, none on more than a tenth of these"
+    assert said in words(page, "title")
 
 
 def test_the_features_asked_for_are_ticks_below_the_bars():

@@ -149,6 +149,7 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
     fit, run_, dictionary = result.fit, result.provenance, result.dictionary
     assert fit is not None, "measured by every analysis of text"
     assert dictionary is not None, "as above"
+    first = f" in the first {fit.measured_tokens:,} tokens" if fit.measured_tokens < fit.token_count else ""
     excluded = ", ".join(f"{count:,} {reason}" for reason, count in fit.excluded.items()) or "none"
     return subject_rows(result, dictionary.d_sae) | {
         "Corpus": f"{run_.corpus}: {counted(fit.document_count, 'document')}, "
@@ -157,8 +158,8 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
         "BOS": run_.bos,
         "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"
         + _doubt(fit),
-        "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired; "
-        f"{dictionary.dense_count:,} fired on more than a tenth of the tokens",
+        "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired{first}; "
+        f"{dictionary.dense_count:,} fired on more than a tenth of {'these' if first else 'the tokens'}",
     }
 
 
@@ -177,9 +178,9 @@ def _numbers(result: "AnalysisResult") -> dict[str, Any]:
     assert fit is not None, "measured by every analysis of text"
     assert dictionary is not None, "as above"
     of_fit = ("token_count", "document_count", "window_count", "explained_variance", "cosine", "l0", "is_poor")
-    of_dictionary = ("d_sae", "dead_count", "dense_count")
+    of_dictionary = ("d_sae", "dead_count", "dense_count")  # on measured_tokens
     return (
         {name: getattr(fit, name) for name in of_fit}
         | {name: getattr(dictionary, name) for name in of_dictionary}
-        | {"features": len(result.features)}
+        | {"measured_tokens": fit.measured_tokens, "features": len(result.features)}
     )

@@ -50,16 +50,16 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DictionaryStats:
-    """Distributions over every feature of the SAE, asked for or not, from the same pass."""
+    """Distributions over every feature of the SAE, asked for or not, from the same pass, as far as all were encoded."""
 
     d_sae: int
     """Number of features."""
 
     dead_count: int
-    """Features that never fired on the kept tokens."""
+    """Features that never fired on the tokens on which every feature was encoded (``Fit.measured_tokens``)."""
 
     dense_count: int
-    """Features that fired on more than a tenth of them."""
+    """Features that fired on more than a tenth of these."""
 
     density: Histogram
     """log10 of the density of the features that fired."""

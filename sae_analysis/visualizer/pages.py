@@ -120,9 +120,12 @@ def statistics_page(
 
 def _dictionary_in_words(dictionary: DictionaryStats, fit: Fit | None) -> str:
     size = dictionary.d_sae
+    tokens, first = "the tokens", ""
+    if fit is not None and fit.measured_tokens < fit.token_count:  # else the header says how many there were
+        tokens, first = "these", f" in the first {shortened(fit.measured_tokens, 'token')}"
     dead = f"{_part(dictionary.dead_count, size)} never fired" if dictionary.dead_count else "all of them fired"
     dense = _part(dictionary.dense_count, size) if dictionary.dense_count else "none"
-    said = f"{shortened(size, 'feature')}: {dead}, {dense} on more than a tenth of the tokens"
+    said = f"{shortened(size, 'feature')}: {dead}{first}, {dense} on more than a tenth of {tokens}"
     if fit is None:
         return said
     return (
