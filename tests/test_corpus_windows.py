@@ -76,8 +76,37 @@ def test_packed_windows_run_on_with_eos_between_documents():
     assert [(name, start, text, kept) for name, start, text, kept, _ in found] == [
         ("d0", 0, "abc$", "abc"),
         ("d2", 0, "de$f", "def"),
-        ("d3", 1, "g$", "g"),
+        ("d3", 1, "g", "g"),
     ]
+
+
+@given(
+    lengths=st.lists(st.integers(0, 20), max_size=12),
+    seq_len=st.integers(2, 9),
+    chunk_size=st.integers(1, 60),
+    pack=st.booleans(),
+    limit=st.none() | st.integers(1, 60),
+)
+def test_documents_that_count_are_those_of_which_something_is_read(*, lengths, seq_len, chunk_size, pack, limit):
+    originals = [chr(200 + number) * length for number, length in enumerate(lengths)]
+    tokens = stream(*originals, seq_len=seq_len, chunk_size=chunk_size, pack=pack, max_tokens=limit)
+    counted, read = [], ""
+    for chunk in tokens.chunks():
+        counted += [document.text for document in chunk.documents if document.text]
+        text = "".join(text for _, _, text, _, _ in windows(tokens.batches(chunk)))
+        assert "$$" not in text
+        assert not text.startswith("$")
+        assert tokens.truncated or not text.endswith("$"), "separators stand between documents alone"
+        read += text
+    assert counted == [text for text in originals if text and text[0] in read]
+
+
+@pytest.mark.parametrize(("pack", "begun"), [(False, 43), (True, 38)])
+def test_documents_that_max_tokens_does_not_reach_neither_count_nor_are_hashed(pack, begun):
+    tokens = stream(*["abcdefg"] * 60, seq_len=16, pack=pack, max_tokens=300)
+    [chunk] = tokens.chunks()
+    assert len(chunk.documents) == begun
+    assert tokens.sha256 == hashlib.sha256(b"abcdefg\0" * begun).hexdigest()
 
 
 def test_special_tokens_of_the_text_are_read_but_not_counted():

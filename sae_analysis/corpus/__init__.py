@@ -5,7 +5,9 @@ the ``datasets`` library can load. Documents are read in order and none is dropp
 
 How windows are made. Each document is cut into consecutive windows of ``seq_len`` tokens, of which the last may be
 shorter. With ``pack``, the documents of a chunk are first joined with the model's EOS between them, so that only its
-last window is short; these separators are not counted. BOS, where the model wants one, is put in front of each window,
+last window is short; these separators are not counted, where a window ends with a document there is none, and an empty
+document has no place. An example then has the name of the document that its window begins in, and the place in it,
+wherever in the window it peaks. BOS, where the model wants one, is put in front of each window,
 exactly once, takes up one of its ``seq_len`` places, and appears in no result. Short windows are padded at the end,
 where a causal model cannot see it.
 

@@ -53,7 +53,8 @@ class Windowing:
     """Windows in a batch; of shorter ones there are more, as many as have no more tokens."""
 
     pack: bool = False
-    """Whether windows run on from one document into the next of a chunk."""
+    """Whether windows run on from one document into the next of a chunk; what is told of a window's place is then of
+    the document that it begins in."""
 
     max_tokens: int | None = None
     """Tokens (BOS and padding apart) to read at most."""
@@ -269,7 +270,8 @@ class TokenStream:
 
     def _begun(self, documents: Sequence[Document], tokens: int) -> int:
         """Return how many of the documents are begun with before that many tokens are read."""
-        for number, (_, ids) in enumerate(self._tokens(documents)):
+        for number, (_, separator, ids) in enumerate(self._separated(documents)):
+            tokens -= len(separator)
             if tokens <= 0:
                 return number
             tokens -= len(ids)
@@ -292,6 +294,15 @@ class TokenStream:
             tokenized = self._tokenizer.tokenize([document.text for document in group])
             yield from zip((document.name for document in group), tokenized, strict=True)
 
+    def _separated(self, documents: Sequence[Document]) -> Iterator[tuple[str, list[int], list[int]]]:
+        """Yield name, separator in front and tokens of each document; none is needed where a window begins with it."""
+        eos, read = self._tokenizer.eos_token_id, 0
+        for name, ids in self._tokens(documents):
+            runs_on = self._windowing.pack and ids and read % self.window_length
+            separator = [eos] if runs_on and eos is not None else []  # the latter is checked in __init__
+            yield name, separator, ids
+            read += len(separator) + len(ids)
+
     def _cut(self, documents: Sequence[Document]) -> Iterator[_Window]:
         if self._windowing.pack:
             yield from self._pack(documents)
@@ -301,22 +312,19 @@ class TokenStream:
                 yield _Window(ids[start : start + self.window_length], name, start)
 
     def _pack(self, documents: Sequence[Document]) -> Iterator[_Window]:
-        separator = self._tokenizer.eos_token_id
-        assert separator is not None, "checked in __init__"
         ids: list[int] = []
         origin = ("", 0)
-        for name, document in self._tokens(documents):
+        for name, separator, document in self._separated(documents):
+            ids = ids + separator
+            if len(ids) == self.window_length:
+                yield _Window(ids, *origin)
+                ids = []
             taken = 0
             while taken < len(document):
                 if not ids:
                     origin = (name, taken)
                 part = document[taken : taken + self.window_length - len(ids)]
                 ids, taken = ids + part, taken + len(part)
-                if len(ids) == self.window_length:
-                    yield _Window(ids, *origin)
-                    ids = []
-            if ids:
-                ids = [*ids, separator]
                 if len(ids) == self.window_length:
                     yield _Window(ids, *origin)
                     ids = []

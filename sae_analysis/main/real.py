@@ -70,7 +70,12 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
         help="tokens on which all features are encoded, for the fit and the dictionary; after these only those asked "
         "for",
     )
-    group.add_argument("--pack", action="store_true", help="let windows run on from one document into the next")
+    group.add_argument(
+        "--pack",
+        action="store_true",
+        help="let windows run on from one document into the next; an example is said to be of the one its window "
+        "begins in",
+    )
     add_bos_option(group, where="window")
     group.add_argument(
         "--norm-outliers",

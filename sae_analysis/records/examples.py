@@ -116,7 +116,8 @@ class ActivationExample:
     """Index of the peak in ``tokens``; the first one among equals."""
 
     source: str = ""
-    """Where the window comes from, for people: document name for real text, provenance for synthetic."""
+    """Where the window comes from, for people: name of the document that it begins in for real text, provenance for
+    synthetic."""
 
     source_position: int = 0
     """Token of the document at which the window begins, from 0."""
