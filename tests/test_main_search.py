@@ -49,6 +49,20 @@ def test_a_search_as_typed_finds_the_same_and_says_nothing_on_stderr(searching, 
     assert synthetic_result(tmp_path).features == first.features
 
 
+def test_a_search_for_single_tokens_without_bos_is_whole_but_for_fluency(searching, tmp_path):
+    """Nothing stands before such a token, so that the model is not surprised by it: JSON and pictures do without."""
+    arguments = [one for one in searching(seq_len=1, features="0,1", firings=1) if one != "--no-figures"]
+    assert main(arguments) == 0
+    drawn = {"feature_0_synthetic.png", "feature_1_synthetic.png", "summary_1_synthetic.png"}
+    assert drawn <= set(names_in(tmp_path / "out"))
+    for stats in synthetic_result(tmp_path).features:
+        assert stats.max_activation > 0
+        assert any(len(example.token_ids) == 1 for example in stats.examples)
+        for example in stats.examples:  # the best token alone stands behind one that is often expected
+            is_alone = example.synthesis.provenance != "single token"
+            assert (len(example.token_ids) == 1) == (example.synthesis.cross_entropy is None) == is_alone
+
+
 def test_search_options_reach_the_result(searching, tmp_path):
     changes = {"learning_rate": 0.3, "fluency": 0.5, "seed": 3, "max_examples": 1, "bos": "always", "features": "7"}
     assert main(searching(**changes, hook="blocks.2.hook_resid_pre")) == 0

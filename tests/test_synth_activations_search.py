@@ -301,6 +301,20 @@ def test_levels_of_fluency_hold_what_belongs_there_and_no_sequence_twice(model, 
         assert len(fluent.known(place)) == filled[place].sum()
 
 
+@pytest.mark.parametrize("bos", ["never", "always"])
+def test_single_tokens_are_searched_for_and_fluent_only_behind_bos(bos_model, vocabulary, bos):
+    """Before a token that stands alone there is nothing that could expect it."""
+    evaluator = Evaluator(site_of(bos_model, bos=bos), (3, 17, 40))
+    found = Search(evaluator, vocabulary, replace(SHORT, seq_len=1, fluency=0.6)).run()
+    with torch.no_grad():
+        best = evaluator.score(vocabulary.ids[:, None]).value.max(dim=0).values
+    for place, one in enumerate(found.values()):
+        assert one.found[0].value == pytest.approx(float(best[place]), rel=1e-5)
+        known = [each.cross_entropy for each in one.found if each.cross_entropy is not None]
+        assert bool(known) == (bos == "always")
+        assert np.isfinite(known).all()
+
+
 def test_a_share_of_the_effort_goes_to_fluent_sequences(model, vocabulary, monkeypatch):
     wholes = []
     measure = Evaluator.fluency

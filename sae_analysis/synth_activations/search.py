@@ -7,6 +7,7 @@ to a second population, which keeps the strongest sequences at each level of flu
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ class Search:
 
         ``seeds`` are sequences of real text to begin with, by feature; what is too long keeps its end.
         """
+        if settings.seq_len == 1 and not evaluator.site.prepend_bos:
+            settings = replace(settings, fluency=0.0)  # before the only token there is nothing that could expect it
         self._evaluator, self._vocabulary, self._settings = evaluator, vocabulary, settings
         self._rng = np.random.default_rng(settings.seed)
         self._allowed = vocabulary.ids.numpy()
