@@ -16,8 +16,8 @@ pytestmark = EVERY_GLYPH_IS_THERE
 
 
 def reached(points: list[tuple[float, float]], level: float) -> float:
-    """Return the last value at or before a level, 0 if there is none: what steps show, read naively."""
-    return [0.0, *(value for at, value in points if at <= level)][-1]
+    """Return the largest value at or before a level, 0 if there is none: what steps show, read naively."""
+    return max([0.0, *(value for at, value in points if at <= level)])
 
 
 def test_the_summary_of_a_search_begins_with_the_strongest():
@@ -76,7 +76,10 @@ def test_the_search_page_says_what_came_of_it(searched):
 def test_fluency_over_features_is_the_median_between_quartiles(searched):
     page = search_page(searched)
     curves = [
-        [(item.synthesis.cross_entropy, item.max_activation / stats.max_activation) for item in stats.search.frontier]
+        [
+            (item.synthesis.cross_entropy, item.max_activation / stats.max_activation)
+            for item in (*stats.search.frontier, *stats.examples)
+        ]
         for stats in strongest_of(searched)
     ]
     ((levels, middle),) = lines_of(page, "Fluency")

@@ -8,6 +8,7 @@ import pytest
 import record_factory as make
 from page_reader import EVERY_GLYPH_IS_THERE, HEADER, SEARCHED, compared, hanging_bars, lines_of, words
 
+from sae_analysis.comparison import compare_features
 from sae_analysis.records import Histogram, Relaxation
 from sae_analysis.visualizer import LIGHT, digits, feature_comparison_page, feature_page, summary_page
 from sae_analysis.visualizer.theme import PAGE_WIDTH, mix
@@ -20,13 +21,13 @@ pytestmark = EVERY_GLYPH_IS_THERE
     [
         ("usual", "reaches 10.0 on where in built of was of old the where town of was … , found after 69.4 k of 100 k "
                   "token-evaluations; vessel alone gives 8.73 ; pushes towards yard , board , ment"),
-        ("one-token", "reaches 10.0 on ship , found after 1,204 of"),
+        ("one-token", "reaches 10.0 on ship , found after 69.4 k of"),
         ("no-single-token", "; no token alone fires it; pushes towards"),
         ("single-token-is-best", "; ↵ alone gives 10.0"),
         ("below-zero", "reaches −7.00 on the in"),
         ("unfired", "nothing fired it in 100 k token-evaluations, at best −0.310 before the activation rule; would"),
         ("unfired-without-examples", "nothing fired it in 100 k token-evaluations; would push"),
-        ("nothing-recorded", "of 0 token-evaluations;"),
+        ("nothing-recorded", " in 0 token-evaluations;"),
         ("odd-tokens", "reaches 10.0 on xxxxxxxxxxxxxxxx xx… , found"),
         ("scripts", "on yard in The old ship yard stood at … ,"),
     ],
@@ -56,6 +57,47 @@ def test_the_numbers_of_a_search_are_those_of_the_record():
     said = words(feature_page(make.synthetic_stats()), "statistics")
     for part in ("10.0 pre-act. 10.4", "8.73 gain × 1.15", "9.21 nats per token", "100 k best after 69.4 k", "0.812"):
         assert part in said
+
+
+def plain_count(value: int) -> str:
+    """Return a count as ``words`` returns it."""
+    return digits.count(value).replace("\xa0", " ")
+
+
+@pytest.mark.parametrize("later", [0, 5_000])
+def test_title_number_and_curve_agree_on_when_the_strongest_was_reached(later):
+    """The sequence that is shown may have come up later than the first as strong."""
+    stats = make.synthetic_stats()
+    best, reached = stats.examples[0], stats.search.convergence[-1][0]
+    first = replace(best, synthesis=replace(best.synthesis, token_evaluations=reached + later))
+    page = feature_page(replace(stats, examples=(first, *stats.examples[1:])))
+    assert f"found after {plain_count(reached)} of 100 k token-evaluations" in words(page, "title")
+    assert f"best after {plain_count(reached)}" in words(page, "statistics")
+    assert lines_of(page, "convergence")[1][0][-2] == reached
+    assert f"found after {plain_count(reached + later)} evaluations" in words(page, "examples")
+    said = f"; one as strong as the first was known after {plain_count(reached)}"
+    assert (said in words(page, "examples")) is bool(later)
+    assert "at its end" not in words(page, "convergence")
+
+
+def test_a_strongest_example_that_was_made_after_the_search_is_said_to_be_so():
+    stats = make.synthetic_stats()
+    best, spent = stats.examples[0], stats.search.token_evaluations
+    before = stats.search.convergence[-2][0]
+    late = replace(stats.search, convergence=(*stats.search.convergence[:-1], (spent, 10.0)))
+    early = replace(best, synthesis=replace(best.synthesis, token_evaluations=before))
+    alone = replace(early, synthesis=replace(early.synthesis, provenance="single token", token_evaluations=1))
+    shortened = f"what is left of one found after {plain_count(before)}, without tokens that were in the way"
+    for first, shortest, beside in (
+        (early, early, shortened),
+        (alone, late.shortest, "a single token, tried beside the search"),
+    ):
+        search = replace(late, shortest=shortest)
+        page = feature_page(replace(stats, examples=(first, *stats.examples[1:]), search=search))
+        assert f"; the first is {beside}" in words(page, "examples")
+        assert f"; at its end the strongest example: {beside}" in words(page, "convergence")
+        assert "found after 100 k of 100 k token-evaluations" in words(page, "title")
+        assert "best after 100 k" in words(page, "statistics")
 
 
 def test_every_example_of_a_search_has_its_numbers():
@@ -177,7 +219,10 @@ def test_a_long_frontier_is_shown_at_even_steps():
 def test_the_fluency_chart_has_the_frontier_the_examples_and_the_single_token():
     stats = make.synthetic_stats()
     alone, steps, corners, dots = lines_of(feature_page(stats), "fluency")
-    frontier = [(item.synthesis.cross_entropy, item.max_activation) for item in stats.search.frontier]
+    known = sorted((item.synthesis.cross_entropy, item.max_activation)
+                   for item in (*stats.search.frontier, *stats.examples))  # fmt: skip
+    frontier = [point for at, point in enumerate(known) if all(point[1] > other for _, other in known[:at])]
+    assert max(known, key=lambda point: point[1]) in frontier
     assert set(alone[1]) == {stats.search.single_token[1]}
     assert [*zip(*steps, strict=True)][:-1] == frontier == [*zip(*corners, strict=True)]
     assert steps[0][-1] > frontier[-1][0]
@@ -186,6 +231,25 @@ def test_the_fluency_chart_has_the_frontier_the_examples_and_the_single_token():
         (item.synthesis.cross_entropy, item.max_activation) for item in stats.examples
     ]
     assert digits.number(stats.search.single_token[1]) in words(feature_page(stats), "fluency")
+
+
+def test_no_example_lies_above_the_steps_of_fluency():
+    """A strongest example that was shortened is none of the search's own frontier, but it was found."""
+    stats = make.synthetic_stats()
+    strongest = make.synthetic_example(make.window(2), 1, 12.0, cross_entropy=19.0, token_ids=(5, 6))
+    stats = replace(stats, examples=(strongest, *stats.examples), max_activation=12.0)
+    _, steps, _, dots = lines_of(feature_page(stats), "fluency")
+    for surprise, value in zip(*dots, strict=True):
+        assert value <= max(y for x, y in zip(*steps, strict=True) if x <= surprise)
+    assert (19.0, 12.0) in [*zip(*steps, strict=True)]
+    real, _ = make.comparison_pair()
+    beside = lines_of(feature_comparison_page(compare_features(real, stats), real, stats), "fluency")
+    assert (19.0, 12.0) in [*zip(*beside[0], strict=True)]
+
+
+def test_the_fluency_chart_says_what_its_dots_are():
+    said = words(feature_page(make.synthetic_stats()), "fluency")
+    assert "steps and dots: the strongest found within a cross-entropy; circles: the strongest examples" in said
 
 
 def test_where_no_token_alone_fires_it_there_are_no_dashes():

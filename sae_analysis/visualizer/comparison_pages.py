@@ -184,13 +184,13 @@ def _histogram(column: Column, comparison: Comparison, real: FeatureStats) -> No
 
 def _fluency(column: Column, synthetic: FeatureStats) -> None:
     theme = column.sheet.theme
-    steps = searches.frontier(synthetic.search) if synthetic.search else []
+    steps = [] if synthetic.is_dead else searches.frontier(synthetic)
     cloud = [*searches.fluency(synthetic.search.excerpts)] if synthetic.search else []
     with column.sheet.panel("fluency"):
         if not steps:
             column.heading("Fluency", "Nothing to show: the search has no frontier of fluency.")
         else:
-            said = "steps: the strongest found within a cross-entropy"
+            said = "steps and dots: the strongest found within a cross-entropy"
             said += "; circles: real text cut to the same length" if cloud else ""
             column.heading("Fluency", said)
             across = Axis.over("cross-entropy, nats per token", [x for x, _ in (*steps, *cloud)])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from sae_analysis.records import ActivationExample, FeatureStats, Synthesis
+from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Synthesis
 from sae_analysis.visualizer import searches, wording
 from sae_analysis.visualizer.columns import PANEL_GAP, Column
 from sae_analysis.visualizer.digits import number, shortened
@@ -73,8 +73,17 @@ def _legend(stats: FeatureStats) -> str:
     if not stats.is_dead and any(value < 0 for value in lost):
         said += " (pale: gained)"
     said += "; start: what the search began with"
+    said += _when(stats, stats.search)
     met = {mark for example in shown for mark in searches.marks(example)}
     return said + "".join(f"; {mark}: {meaning}" for mark, meaning in _MEANINGS.items() if mark in met)
+
+
+def _when(stats: FeatureStats, search: FeatureSearch) -> str:
+    """Return why the strongest example does not say of itself what title and curve say of it."""
+    beside, before = searches.made_beside(stats, search), searches.known_before(stats, search)
+    return (f"; the first is {beside}" if beside else "") + (
+        f"; one as strong as the first was known after {before}" if before else ""
+    )
 
 
 _MEANINGS = {

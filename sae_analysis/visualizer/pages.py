@@ -79,7 +79,7 @@ def _content(stats: FeatureStats, colour: Colour) -> _Content:
         )
     on_search = (
         lambda column: synthetic_panels.fluency(column, stats, search, colour),
-        lambda column: synthetic_panels.convergence(column, search, colour),
+        lambda column: synthetic_panels.convergence(column, stats, search, colour),
         lambda column: synthetic_panels.relaxation(column, stats, search, colour),
         lambda column: panels.firing_tokens(column, stats, colour),
     )

@@ -16,6 +16,9 @@ _LONGEST_QUOTED = 18
 SINK, NOT_TEXT = "sink", "not text"
 """Marks of an example whose firing says little, and of one whose text is read as other tokens."""
 
+_ROUNDING = 1.0001
+"""Activations this close are equal: batches of other sizes round otherwise."""
+
 Points = list[tuple[float, float]]
 
 
@@ -42,9 +45,46 @@ def convergence(search: FeatureSearch) -> Points:
     return [(max(1.0, float(spent)), value) for spent, value in search.convergence]
 
 
-def frontier(search: FeatureSearch) -> Points:
-    """Return cross-entropy and activation of the strongest example at each level of fluency."""
-    return [*fluency(search.frontier)]
+def best_after(stats: FeatureStats, search: FeatureSearch) -> int | None:
+    """Return the token-evaluations after which nothing stronger came; None where that was not recorded."""
+    reached = abs(largest(stats))
+    return next((spent for spent, value in search.convergence if abs(value) * _ROUNDING >= reached), None)
+
+
+def made_beside(stats: FeatureStats, search: FeatureSearch) -> str:
+    """Return what the strongest example is if the search itself did not reach it, else nothing."""
+    origin, after = _origin(stats), best_after(stats, search)
+    if origin is None or after is None or origin.token_evaluations >= after:
+        return ""
+    if origin.provenance == "single token":
+        return "a single token, tried beside the search"
+    if search.shortest and search.shortest.token_ids == stats.examples[0].token_ids:
+        return f"what is left of one found after {count(origin.token_evaluations)}, without tokens that were in the way"
+    return ""
+
+
+def known_before(stats: FeatureStats, search: FeatureSearch) -> str:
+    """Return after how much one as strong was known, if the strongest example itself came later, else nothing."""
+    origin, after = _origin(stats), best_after(stats, search)
+    return count(after) if origin and after is not None and origin.token_evaluations > after else ""
+
+
+def _origin(stats: FeatureStats) -> Synthesis | None:
+    """Return where the strongest example came from."""
+    return stats.examples[0].synthesis if stats.examples else None
+
+
+def frontier(stats: FeatureStats) -> Points:
+    """Return cross-entropy and activation of the strongest example within each cross-entropy, both ascending.
+
+    A strongest example that was shortened after the search is none of the search's frontier, but of this one.
+    """
+    known = [*stats.search.frontier] if stats.search else []
+    steps: Points = []
+    for surprise, value in sorted(fluency((*known, *stats.examples)), key=lambda point: (point[0], -point[1])):
+        if not steps or value > steps[-1][1]:
+            steps.append((surprise, value))
+    return steps
 
 
 def fluency(examples: tuple[ActivationExample, ...]) -> Iterator[tuple[float, float]]:
@@ -86,8 +126,8 @@ def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
 
 def _effort(stats: FeatureStats, search: FeatureSearch) -> str:
     spent = shortened(search.token_evaluations, "token-evaluation")
-    origin = stats.examples[0].synthesis if stats.examples else None
-    return f", found after {count(origin.token_evaluations)} of {spent}" if origin else f" in {spent}"
+    after = best_after(stats, search)
+    return f" in {spent}" if after is None else f", found after {count(after)} of {spent}"
 
 
 def _alone(search: FeatureSearch) -> list[Part]:

@@ -86,7 +86,7 @@ def _share_axis(of: str) -> Axis:
 
 def _fluency(column: Column, fired: Searched, colour: Colour) -> None:
     """Set how much of its strongest activation a feature keeps at each level of fluency."""
-    curves = [_shares(searches.frontier(search), searches.largest(stats)) for stats, search in fired if search.frontier]
+    curves = [_shares(searches.frontier(stats), searches.largest(stats)) for stats, _ in fired]
     curves = [curve for curve in curves if curve]
     with column.sheet.panel("Fluency"):
         if not curves:

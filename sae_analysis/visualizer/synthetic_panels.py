@@ -23,7 +23,7 @@ def facts_of_search(stats: FeatureStats, search: FeatureSearch) -> list[Fact]:
     """Return what the search says about the feature."""
     origin = stats.examples[0].synthesis if stats.examples else None
     fluent = origin.cross_entropy if origin else None
-    times = searches.gain(stats)
+    times, after = searches.gain(stats), searches.best_after(stats, search)
     return [
         (
             "strongest found",
@@ -35,7 +35,7 @@ def facts_of_search(stats: FeatureStats, search: FeatureSearch) -> list[Fact]:
         (
             "token-evaluations",
             count(search.token_evaluations),
-            f"best after {count(origin.token_evaluations)}" if origin else "",
+            "" if after is None else f"best after {count(after)}",
         ),
     ]
 
@@ -46,12 +46,12 @@ def _if(value: float | None, said: str) -> str:
 
 def fluency(column: Column, stats: FeatureStats, search: FeatureSearch, colour: Colour) -> None:
     """Set how strongly the feature can fire at each level of fluency."""
-    steps, dots = searches.frontier(search), [*searches.fluency(stats.examples)]
+    steps, dots = searches.frontier(stats), [*searches.fluency(stats.examples)]
     with column.sheet.panel("fluency"):
         if not steps and not dots:
             column.heading("Fluency", "Nothing to show: no example has a cross-entropy.")
         else:
-            said = "steps: the strongest found within a cross-entropy; circles: the strongest examples"
+            said = "steps and dots: the strongest found within a cross-entropy; circles: the strongest examples"
             column.heading("Fluency", said + _dashes_in_words(search))
             across = Axis.over("cross-entropy, nats per token", [x for x, _ in (*steps, *dots)])
             up = Axis.of_activations([search.single_token[1], *(y for _, y in (*steps, *dots))])
@@ -67,7 +67,7 @@ def fluency(column: Column, stats: FeatureStats, search: FeatureSearch, colour: 
     column.y += PANEL_GAP
 
 
-def convergence(column: Column, search: FeatureSearch, colour: Colour) -> None:
+def convergence(column: Column, stats: FeatureStats, search: FeatureSearch, colour: Colour) -> None:
     """Set how much of the search was needed."""
     steps = searches.convergence(search)
     with column.sheet.panel("convergence"):
@@ -75,6 +75,8 @@ def convergence(column: Column, search: FeatureSearch, colour: Colour) -> None:
             column.heading("How the search went", "Nothing to show: nothing it tried was an improvement.")
         else:
             said = f"the strongest so far, in {count(search.token_evaluations)} token-evaluations"
+            beside = searches.made_beside(stats, search)
+            said += f"; at its end the strongest example: {beside}" if beside else ""
             column.heading("How the search went", said + _dashes_in_words(search))
             end = max(steps[-1][0], search.token_evaluations)
             across = Axis.of_effort("token-evaluations", steps[0][0], end)
