@@ -82,6 +82,35 @@ def test_it_says_how_many_features_are_drawn_where_not_all_are(browser, tmp_path
     assert browser.find_element("id", "count").text == "3 of 3 features, 1 of them drawn"
 
 
+def test_it_opens_on_a_feature_that_is_drawn_and_says_what_is_missing_of_others(browser, tmp_path):
+    """As after ``redraw --features 1``."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "feature_1_real.png")
+    result = make.result([make.stats(index) for index in range(3)])
+    address = write_gallery(tmp_path, [result]).as_uri()
+    browser.get(address)
+    assert pictures(browser) == ["feature_1_real.png"]
+    browser.find_element("css selector", "#rows tr[data-feature='2']").click()
+    said = "Feature 2 has no PNG page in this folder: redraw --features 2 makes one."
+    assert (pictures(browser), browser.find_element("id", "pages").text) == ([], said)
+    browser.refresh()
+    assert browser.find_element("id", "pages").text == said
+    (tmp_path / "feature_1_real.png").unlink()
+    browser.get("about:blank")
+    browser.get(write_gallery(tmp_path, [result]).as_uri())
+    assert browser.find_element("id", "pages").text == said.replace("2", "0")
+
+
+@pytest.mark.parametrize(("after", "shown"), [("x" * 60, "x" * 48 + "…"), ("x" * 47, "x" * 47), ("😀" * 30, "😀" * 30)])
+def test_an_example_that_was_cut_at_its_end_says_so(browser, tmp_path, after, shown):
+    stats = make.stats(0)
+    best = replace(
+        make.stats(0).examples[0], tokens=("before", "peak", after), token_ids=(1, 2, 3), activations=(0.0, 9.0, 0.0),
+        max_activation=9.0, peak_position=1,
+    )  # fmt: skip
+    browser.get(write_gallery(tmp_path, [make.result([replace(stats, examples=(best,))])]).as_uri())
+    assert browser.find_element("css selector", "#rows .example").text.endswith(f"peak{shown}")
+
+
 def test_it_asks_for_nothing_but_its_pictures(page):
     browser, _ = page
     pictures(browser)
