@@ -217,7 +217,7 @@ def test_likeness_counts_against_what_could_be_expected_at_the_least():
 
 def test_the_reason_that_decides_comes_first():
     alike = (
-        "50.0 % as alike as could be expected (the same thing: 45.0 %)",
+        "50.0 % as alike as could be expected (it takes 45.0 % to be the same thing)",
         "residual vectors: 0.400, among real examples 0.800",
         "features active beside it: 0.200, among real examples 0.400",
     )
@@ -227,7 +227,7 @@ def test_the_reason_that_decides_comes_first():
     assert judged(realised=0.61).reasons == ("real text reaches 61.0 % of it", long, *alike, tokens)
     assert judged(behind_text=0.1).reasons == ("behind other text 10.0 % is left", tokens, *alike)
     other = replace(ALIKE, residual=0.1, coactive=0.1)
-    assert judged(other).reasons[0] == "18.8 % as alike as could be expected (the same thing: 45.0 %)"
+    assert judged(other).reasons[0] == "18.8 % as alike as could be expected (it takes 45.0 % to be the same thing)"
     assert judged(other).reasons[-1] == tokens
 
 

@@ -235,3 +235,21 @@ def test_the_overview_leaves_no_cell_empty():
     page = feature_comparison_page(few, real, synthetic, HEADER)
     assert words(page).count("too few firings") == 2
     assert "too few firings" not in words(feature_comparison_page(unfired, real, synthetic, HEADER))
+
+
+def test_the_headline_of_the_overview_says_how_many_verdicts_are_unsettled():
+    one, *_ = compared()
+    doubtful, settled = replace(one, is_settled=False), replace(one, is_settled=True)
+    for features, said in (
+        ([doubtful, doubtful, settled], f": 3 {one.verdict} (2 unsettled)"),
+        ([settled, settled], f": 2 {one.verdict} SAE"),
+        ([doubtful, replace(doubtful, verdict="second sense")], f"1 {one.verdict} (1 unsettled), 1 second sense (1 "),
+    ):
+        assert said in words(comparison_page(features, 1000, HEADER), "title")
+
+
+def test_ranks_cannot_be_taken_for_numbers_of_features():
+    one, *_ = compared()
+    assert "rank of the feature, 1 the least realised" in words(comparison_page([one] * 4, 1000, HEADER), "realised")
+    page = search_page({at: make.synthetic_stats(at) for at in range(4)}, HEADER)
+    assert "rank of the feature, 1 the least gain" in words(page, "Gain over one token")

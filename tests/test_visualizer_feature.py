@@ -10,6 +10,7 @@ import pytest
 import record_factory as make
 from page_reader import EVERY_GLYPH_IS_THERE, HEADER, HOSTILE, bars, words
 
+from sae_analysis.records import ExampleBand
 from sae_analysis.visualizer import LIGHT, Header, feature_page, summary_page
 from sae_analysis.visualizer.examples import activation_scale
 from sae_analysis.visualizer.plots import bin_position
@@ -217,3 +218,22 @@ def test_the_origin_takes_as_few_lines_as_hold_it_whole():
     long = replace(HEADER, model=stress.LONG_NAME)
     assert len(heights(HEADER)) == 4
     assert len(heights(long)) == 6
+
+
+def test_examples_over_the_range_are_named_by_what_they_span():
+    """A feature of few firings has weak examples alone: none of them is strong for being the first."""
+    quarters = make.stats().example_bands[0].examples
+    for bands, named in (
+        (((0.75, 1), (0.5, 0.75), (0.25, 0.5), (0, 0.25)), ["strong", "middle", "middle", "weak"]),
+        (((0.25, 0.5), (0, 0.25)), ["middle", "weak"]),
+        (((0, 0.25),), ["weak"]),
+        (((0, 1),), []),
+        (((0.5, 1), (0, 0.5)), ["strong", "weak"]),
+    ):
+        made = [
+            ExampleBand(lower_quantile=lower, upper_quantile=upper, examples=quarters[:1]) for lower, upper in bands
+        ]
+        page = feature_page(make.stats(example_bands=tuple(made)))
+        assert re.findall(r"(\w+): quantiles", words(page, "bands")) == named
+        for lower, upper in bands:
+            assert f"quantiles {lower * 100:.3g}–{upper * 100:.3g} % of its activation" in words(page, "bands")

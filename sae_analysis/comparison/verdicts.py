@@ -125,7 +125,10 @@ def _alike(likeness: Likeness) -> tuple[float | None, tuple[str, ...]]:
     if not shares:
         return None, ()
     share = statistics.fmean(shares)
-    return share, (f"{percent(share)} as alike as could be expected (the same thing: {percent(ALIKE)})", *said)
+    return share, (
+        f"{percent(share)} as alike as could be expected (it takes {percent(ALIKE)} to be the same thing)",
+        *said,
+    )
 
 
 def _own_token(likeness: Likeness) -> tuple[str, ...]:

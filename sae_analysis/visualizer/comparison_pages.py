@@ -286,8 +286,12 @@ def comparison_page(
 
 def _overview(features: Sequence[Comparison], token_count: int) -> str:
     verdicts = Counter(one.verdict for one in features)
+    unsettled = Counter(one.verdict for one in features if one.is_settled is False)
     said = f"{shortened(len(features), 'feature')} on {shortened(token_count, 'token')}: "
-    return said + ", ".join(f"{count(many)} {verdict}" for verdict, many in verdicts.most_common())
+    return said + ", ".join(
+        f"{count(many)} {verdict}" + (f" ({count(unsettled[verdict])} unsettled)" if unsettled[verdict] else "")
+        for verdict, many in verdicts.most_common()
+    )
 
 
 def _beyond(features: Iterable[Comparison], end: float) -> bool:
@@ -309,7 +313,7 @@ def _all_realised(page: Column, found: Sequence[tuple[Comparison, float]]) -> No
             if one.realised_low is not None and one.realised_high is not None
         ]
         highest = max([1.0, *(value for _, value in points), *(high for _, _, high in spans)])
-        across = Axis(name="features, least realised first", low=0.5, high=len(found) + 0.5, is_count=True)
+        across = Axis(name="rank of the feature, 1 the least realised", low=0.5, high=len(found) + 0.5, is_count=True)
         up = Axis(
             name="% of the synthetic maximum", low=0.0, high=1.05 * highest, label=lambda value: f"{100 * value:.0f}"
         )

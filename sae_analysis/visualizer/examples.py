@@ -213,10 +213,9 @@ def banded_examples(column: Column, stats: FeatureStats, scale: float) -> None:
         said = "drawn at random from the tokens it fired on; the drawn token bold and underlined"
         column.heading("Examples over its range", said)
         row = len(stats.examples)
-        for index, band in enumerate(stats.example_bands):
+        for band in stats.example_bands:
             if band.examples:
-                bands = len(stats.example_bands)
-                column.caption(wording.band_name(index, bands, band.lower_quantile, band.upper_quantile))
+                column.caption(wording.band_name(band.lower_quantile, band.upper_quantile))
                 column.y += 2
                 example_list(column, band.examples, scale, first_row=row)
                 column.y += 3

@@ -146,7 +146,7 @@ def _gains(column: Column, fired: Searched, colour: Colour) -> None:
         said += f"; without {shortened(left_out, 'feature')} that no token alone fires" if left_out else ""
         column.heading("Gain over one token", said)
         points = [(float(rank), times) for rank, times in enumerate(gains, 1)]
-        across = Axis(name="features, least gain first", low=0.5, high=len(gains) + 0.5, is_count=True)
+        across = Axis(name="rank of the feature, 1 the least gain", low=0.5, high=len(gains) + 0.5, is_count=True)
         up = Axis.of_ratios("gain, log scale", [*gains, 1.0])
 
         def draw(axes: Axes) -> None:

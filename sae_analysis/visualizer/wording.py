@@ -21,6 +21,9 @@ class Quoted:
     tokens: tuple[str, ...]
 
 
+_STRONG = 0.75
+"""Quantile from which a band around it is strong; weak is one around a quantile as far from the other end."""
+
 _FEW_FIRINGS = 20
 """Firings below which a histogram says how many it is made of, and counts them on an even scale."""
 
@@ -116,11 +119,14 @@ def _listed(tokens: Sequence[str]) -> list[Part]:
     return parts
 
 
-def band_name(index: int, bands: int, lower: float, upper: float) -> str:
-    """Return the name of a band of activations with the quantiles it spans."""
+def band_name(lower: float, upper: float) -> str:
+    """Return the quantiles that a band of activations spans, with a name by its middle unless it spans all of them."""
     span = f"quantiles {lower * 100:.3g}–{upper * 100:.3g} % of its activation"
-    name = "strong" if index == 0 else "weak" if index == bands - 1 else "middle"
-    return f"{name}: {span}" if bands > 1 else span
+    if upper - lower == 1:
+        return span
+    middle = (lower + upper) / 2
+    name = "strong" if middle >= _STRONG else "weak" if middle <= 1 - _STRONG else "middle"
+    return f"{name}: {span}"
 
 
 def few_firings(stats: FeatureStats) -> str:
