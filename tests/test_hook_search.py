@@ -9,7 +9,7 @@ from training import gather, train_top_k
 
 from sae_analysis.corpus import Document
 from sae_analysis.errors import CorpusError, FitError, ModelError, SAEFormatError
-from sae_analysis.reconstruction import HookSearch, attach, search_hook, spliced_loss
+from sae_analysis.reconstruction import HookSearch, attach, fit_on_sample, search_hook, spliced_loss
 from sae_analysis.reconstruction.search import SAMPLE_TEXT
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import (
@@ -52,6 +52,16 @@ def trained(model, texts):
     saes = {hook: interface(train_top_k(x[hook], d_sae=D_TRAINED, k=K_TRAINED)) for hook in PLACES}
     across = train_top_k(x[ACROSS[0]], d_sae=D_TRAINED, k=K_TRAINED, target=x[ACROSS[1]])
     return saes | {ACROSS: interface(across, subtract_b_dec=False, is_transcoder=True)}
+
+
+@pytest.mark.parametrize("place", [PLACES[2], ACROSS])
+def test_the_fit_at_a_place_is_what_a_search_finds_there(model, trained, place):
+    hook, hook_out = place if place == ACROSS else (place, place)
+    site = attach(trained[place], model, hook, hook_out=hook_out if place == ACROSS else None)
+    found = search_hook(trained[place], model, None, prepend_bos=site.prepend_bos, pairs=[(hook, hook_out)])
+    score, tokens = fit_on_sample(site)
+    assert score == found.scores[0]
+    assert 400 < tokens <= found.tokens
 
 
 def random_sae(seed):

@@ -3,12 +3,16 @@
 import shutil
 
 import pytest
+import torch
 from command_runs import as_typed, names_in, write
-from conftest import D_SAE
+from conftest import D_MODEL, D_SAE, make_sae, topk_weights
 
 from sae_analysis.artifacts import read_result
+from sae_analysis.language_model import load_model
 from sae_analysis.main import main
 from sae_analysis.real_activations.stream import Reader
+from sae_analysis.reconstruction import attach, fit_on_sample
+from sae_analysis.sae_formats import load_sae
 
 
 def synthetic_result(tmp_path):
@@ -23,6 +27,8 @@ def test_a_search_writes_its_result_and_prints_the_header(
     result = synthetic_result(tmp_path)
     beyond = sum(stats.max_activation > 1.001 * stats.search.single_token[1] for stats in result.features)
     spent = max(stats.search.token_evaluations for stats in result.features)
+    score, tokens = fit_on_sample(attach(load_sae(fitting_sae_folder), load_model(str(model_folder))))
+    assert (score.explained_variance > 0.5, 400 < tokens <= 512) == (True, True)
     assert printed.out.splitlines() == [
         f"SAE:      {fitting_sae_folder}: dictionary_learning AutoEncoderTopK (dict_class in config.json), TopK(k=12), "
         f"{D_SAE} features",
@@ -30,6 +36,8 @@ def test_a_search_writes_its_result_and_prints_the_header(
         "Hook:     blocks.1.hook_resid_post (the SAE's configuration says so)",
         "BOS:      not prepended (its tokenizer adds none)",
         "Text:     none to begin with",
+        f"Fit:      explained variance {score.explained_variance:.3f}, cosine {score.cosine:.3f}, L0 {score.l0:.1f} on "
+        f"{tokens} tokens of a text of our own",
         f"Search:   600 token-evaluations a feature, sequences of 4 tokens, seed 0; beginnings alone took {spent:,}, "
         "and nothing was searched: give a larger --budget",
         f"Features: 5 of 5 fired, {beyond} of them harder than by any token alone",
@@ -94,12 +102,36 @@ def test_a_search_begins_with_the_corpus_or_with_a_real_result_of_it(searching, 
     windows = by_corpus.provenance.options["real_windows"]
     assert windows > 0
     said = f"Text:     {corpus_file}: the search began from {windows:,} of its windows, where features fired\n"
-    assert said in capsys.readouterr().out
+    first = capsys.readouterr().out
+    assert said in first
     assert main(typed(seq_len=128, features="0-4")) == 0
+    [fit] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Fit: ")]
+    assert fit in first.splitlines(), "of the text that was read"
     assert main(searching(real=tmp_path / "out" / "real.json")) == 0
+    assert fit in capsys.readouterr().out.splitlines(), "of the result that was given"
     by_result = synthetic_result(tmp_path)
     assert by_result.features == by_corpus.features
     assert by_result.provenance.corpus_sha256 == by_corpus.provenance.corpus_sha256 != ""
+
+
+def test_an_sae_that_explains_less_than_the_mean_is_not_searched_without_text_either(searching, tmp_path, capsys):
+    poor = make_sae(tmp_path / "poor", topk_weights() | {"b_dec": torch.full((D_MODEL,), 100.0)})
+    assert main(searching(sae=poor)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: The SAE does not fit blocks.1.hook_resid_post of ")
+    assert " tokens of a text of our own: its explained variance is -" in error
+    assert not (tmp_path / "out").exists()
+    assert main(searching("--allow-poor-fit", sae=poor)) == 0
+    [fit] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Fit: ")]
+    assert "; POOR FIT, the mean explains more: nothing here can be trusted; inspect SAE" in fit
+
+
+def test_a_fit_is_said_not_to_be_measured_where_the_tokenizer_makes_nothing_of_our_text(searching, capsys, monkeypatch):
+    monkeypatch.setattr("sae_analysis.reconstruction.search.SAMPLE_TEXT", ())
+    assert main(searching()) == 0
+    assert (
+        "Fit:      not measured, since the tokenizer makes no token of the text of our own\n" in capsys.readouterr().out
+    )
 
 
 def test_text_decides_where_features_are_asked_for_by_what_they_do(searching, typed, tmp_path, corpus_file):

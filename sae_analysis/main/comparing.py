@@ -195,7 +195,7 @@ def _make(
     assert does is not None, "read or made"
     if could is None:
         could = kept.enter_context(synthetic.search(site, selection, does, options))
-        synthetic.write(could, site.sae.dict_size, options)
+        synthetic.write(could, site.sae.dict_size, options, fit=synthetic.fit_of(site, does, options))
     return does, could
 
 

@@ -24,7 +24,7 @@ from sae_analysis.wording import POOR_FIT, counted
 if TYPE_CHECKING:
     from sae_analysis.exports import FeatureTable
     from sae_analysis.real_activations import RealSettings
-    from sae_analysis.records import AnalysisResult, Fit
+    from sae_analysis.records import AnalysisResult, Fit, HookScore
 
 
 def add_mode(modes: argparse._SubParsersAction) -> None:
@@ -161,20 +161,24 @@ def _rows(result: "AnalysisResult") -> dict[str, str]:
         f"{counted(fit.window_count, 'window')}" + (" (stopped by --max-tokens)" if fit.truncated else ""),
         "Tokens": f"{fit.token_count:,} counted; not counted: {excluded}",
         "BOS": run_.bos,
-        "Fit": f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}"
-        + _doubt(fit),
+        "Fit": fit_words(fit),
         "Features": f"{dictionary.dead_count:,} of {dictionary.d_sae:,} never fired{first}; "
         f"{dictionary.dense_count:,} fired on more than a tenth of {'these' if first else 'the tokens'}",
     }
 
 
-def _doubt(fit: "Fit") -> str:
-    """Return what is said behind a fit that another place may beat; where it is read is not searched for again."""
+def fit_words(fit: "Fit | HookScore", on: str = "") -> str:
+    """Return how well the SAE fits, ``on`` what, and what is said where another place may beat it.
+
+    Where it is read is not searched for again.
+    """
     from sae_analysis.reconstruction import LEAST_EXPLAINED
 
+    words = f"explained variance {fit.explained_variance:.3f}, cosine {fit.cosine:.3f}, L0 {fit.l0:.1f}{on}"
     if fit.explained_variance >= LEAST_EXPLAINED:
-        return ""
-    return f"; {POOR_FIT if fit.is_poor else 'weak'}; inspect SAE --model MODEL shows whether it fits better elsewhere"
+        return words
+    doubt = "weak" if fit.explained_variance >= 0 else POOR_FIT
+    return f"{words}; {doubt}; inspect SAE --model MODEL shows whether it fits better elsewhere"
 
 
 def _numbers(result: "AnalysisResult") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sae_analysis.main.arguments import (
     rate,
 )
 from sae_analysis.main.reading import add_long_run_options, scan, workers_of
+from sae_analysis.main.real import fit_words
 from sae_analysis.main.repeating import add_config_option, with_asked
 from sae_analysis.main.running import corpus_of, model_loader, names_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
@@ -107,9 +108,29 @@ def run(options: argparse.Namespace) -> int:
         if corpus is not None:
             scanned = scan(site, selection, corpus, options, firings=0)  # nobody asked what goes on there
             real, selection = kept.enter_context(scanned)
+        fit = fit_of(site, real, options)
         result = kept.enter_context(search(site, selection, real, options))
-        write(result, site.sae.dict_size, options)
+        write(result, site.sae.dict_size, options, fit=fit)
     return 0
+
+
+def fit_of(site: "Site", real: "AnalysisResult | None", options: argparse.Namespace) -> str:
+    """Return in words how well the SAE fits the text that was read, or where none was, a text of our own.
+
+    Raises:
+        FitError: it explains less of the latter than the mean would, and nobody allowed that.
+    """
+    from sae_analysis.reconstruction import check_fit, fit_on_sample
+
+    if real and real.fit:
+        return fit_words(real.fit)
+    score, tokens = fit_on_sample(site)
+    if not tokens:
+        return "not measured, since the tokenizer makes no token of the text of our own"
+    text = f" on {counted(tokens, 'token')} of a text of our own"
+    if not options.allow_poor_fit:
+        check_fit(score.explained_variance, f"{site.name}{text}")
+    return fit_words(score, text)
 
 
 @contextmanager
@@ -165,13 +186,13 @@ def _on_workers(
     return search_on_workers(site, planned, settings, workers, model_loader(options), lost=lambda _: say(lost))
 
 
-def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace) -> None:
-    """Write JSON and pictures, and print what was found."""
+def write(result: "AnalysisResult", d_sae: int, options: argparse.Namespace, *, fit: str) -> None:
+    """Write JSON and pictures, and print what was found; ``fit`` says how well the SAE fits."""
     from sae_analysis.artifacts import write_result
 
     json_path = options.output / "synthetic.json"
     write_result(result, json_path)
-    rows = _rows(result, d_sae)
+    rows = _rows(result, d_sae, fit)
     print_rows(rows)
     written = [json_path, *pictures(result, options)]
     print_summary(rows, written, options.output, result="synthetic", numbers=_numbers(result))
@@ -226,7 +247,7 @@ _BEYOND = 1.001
 """Multiple of another activation from which it is not rounding that one is larger."""
 
 
-def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
+def _rows(result: "AnalysisResult", d_sae: int, fit: str) -> dict[str, str]:
     run_, options = result.provenance, result.provenance.options
     found = _numbers(result)
     numbers = {name: value for name, value in options.items() if isinstance(value, int)}
@@ -236,6 +257,7 @@ def _rows(result: "AnalysisResult", d_sae: int) -> dict[str, str]:
         "Text": f"{run_.corpus}: the search began from {numbers['real_windows']:,} of its windows, where features fired"
         if run_.corpus
         else "none to begin with",
+        "Fit": fit,
         "Search": f"{counted(numbers['budget'], 'token-evaluation')} a feature, sequences of "
         f"{counted(numbers['seq_len'], 'token')}, "
         f"seed {options['seed']}" + (f"; {caveat}" if caveat else ""),

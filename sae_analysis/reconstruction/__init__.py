@@ -2,7 +2,14 @@
 
 from sae_analysis.reconstruction.attachment import AUTO, Sign, Switch, attach
 from sae_analysis.reconstruction.fit import SplicedLoss, check_fit, spliced_loss, update_fit
-from sae_analysis.reconstruction.search import LEAST_EXPLAINED, HookSearch, least_bad, no_place, search_hook
+from sae_analysis.reconstruction.search import (
+    LEAST_EXPLAINED,
+    HookSearch,
+    fit_on_sample,
+    least_bad,
+    no_place,
+    search_hook,
+)
 from sae_analysis.reconstruction.site import BosPolicy, Site
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "Switch",
     "attach",
     "check_fit",
+    "fit_on_sample",
     "least_bad",
     "no_place",
     "search_hook",

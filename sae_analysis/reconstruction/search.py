@@ -11,6 +11,7 @@ from sae_analysis.corpus import Document, TokenBatch, TokenStream, Windowing
 from sae_analysis.errors import CorpusError
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.reconstruction.fit import update_fit
+from sae_analysis.reconstruction.site import Site
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import UnifiedSAEInterface
 
@@ -146,6 +147,25 @@ def search_hook(
     ]
     scores.sort(key=lambda score: -score.explained_variance)
     return HookSearch(scores=tuple(scores), readings=readings, batches=batches)
+
+
+def fit_on_sample(site: Site) -> tuple[HookScore, int]:
+    """Return how well an SAE fits its place on a short text of our own, and on how many tokens; sinks are left out.
+
+    Where the tokenizer makes no token of that text, nothing is a number.
+
+    Source: as ``update_fit``.
+    """
+    fit = FitStatistics(site.sae.output_dim)
+    fits = {((site.hook, site.hook_out), ""): fit}
+    with torch.inference_mode():
+        for batch in _sample(site.model, None, prepend_bos=site.prepend_bos):
+            _try({"": site.sae}, site.model, batch, fits, {}, progress=None)
+    explained, cosine, l0 = fit.finish() if fit.token_count else (float("nan"),) * 3
+    score = HookScore(
+        hook=site.hook, hook_out=site.hook_out, reading="", explained_variance=explained, cosine=cosine, l0=l0
+    )
+    return score, fit.token_count
 
 
 def _readings(sae: UnifiedSAEInterface, *, centre: bool) -> dict[str, UnifiedSAEInterface]:
