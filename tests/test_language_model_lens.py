@@ -153,3 +153,25 @@ def test_without_the_library_no_name_is_its_own(monkeypatch):
 
     monkeypatch.setattr(transformer_lens, "find_spec", lambda _: None)
     assert not transformer_lens.knows("gelu-1l")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_half_a_minute(monkeypatch, is_there):
+    pytest.importorskip("transformer_lens")
+    from huggingface_hub import constants
+
+    from sae_analysis.language_model import transformer_lens
+
+    asked, offline = [], []
+
+    def load(*_):
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise OSError("no connection")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(transformer_lens, "is_on_hub", lambda name: asked.append(name) or is_there)
+    monkeypatch.setattr(transformer_lens, "_load", load)
+    with pytest.raises(ModelError, match="could not be loaded: no connection"):
+        transformer_lens.load("gelu-1l")
+    assert (asked, offline) == (["NeelNanda/GELU_1L512W_C4_Code"], [not is_there])
+    assert constants.HF_HUB_OFFLINE is False, "of this one loading"

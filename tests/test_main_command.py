@@ -85,6 +85,22 @@ def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch
     assert capsys.readouterr().err == "error: first second\n"
 
 
+@pytest.mark.parametrize("manner", ["--quiet", ""])
+def test_the_hubs_client_is_quiet_though_it_is_imported_after_the_start_and_brings_a_level_of_its_own(manner):
+    code = (
+        "from sae_analysis.main import main\n"
+        f"main({['inspect', '/nowhere', *manner.split()]!r})\n"
+        "from huggingface_hub.utils import logging\n"
+        "logging.get_logger('huggingface_hub.utils._http').warning('Retrying in 1s')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_VERBOSITY"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (found.stdout, found.stderr.count("\n")) == ("", 1)
+    assert found.stderr.startswith("error: SAE /nowhere does not exist")
+
+
 def test_a_bug_keeps_its_traceback(typed, monkeypatch):
     from sae_analysis import feature_selection
 

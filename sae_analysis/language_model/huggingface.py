@@ -161,7 +161,7 @@ def load(name: str) -> HuggingFaceModel:
     library_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings(action="ignore"):  # of torch, about a model that is refused in the end
-            offline = Path(name).is_dir() or not _is_on_hub(name)
+            offline = Path(name).is_dir() or not is_on_hub(name)
             # False, and not the library's None, which asks a person at the terminal whether a model's code may run.
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -178,7 +178,7 @@ def load(name: str) -> HuggingFaceModel:
     return HuggingFaceModel(name, module, tokenizer)
 
 
-def _is_on_hub(name: str) -> bool:
+def is_on_hub(name: str) -> bool:
     """Ask the hub once; loading would ask many times before it gives up on a connection that is not there."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] - of whichever HTTP client

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sae_analysis.errors import ModelError
 from sae_analysis.language_model.base import LanguageModel, Tap, fingerprint
+from sae_analysis.language_model.huggingface import is_on_hub
 from sae_analysis.language_model.tokens import TokenText
 
 _LEGACY_OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
@@ -128,7 +129,7 @@ def load(name: str) -> TransformerLensModel:
 
     official = official_name(name) or name
     try:
-        with _weights_as_data(), _cached_files_listed():
+        with _weights_as_data(), _cached_files_listed(), _asking_once(official):
             module = _load(transformer_lens, official)
     except Exception as error:  # the library lets hub, OS and value errors through as they come
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
@@ -179,6 +180,19 @@ def _cached_files_listed() -> Iterator[None]:
         yield
     finally:
         HfApi.list_repo_files = ask
+
+
+@contextmanager
+def _asking_once(name: str) -> Iterator[None]:
+    """Have the hub's client ask no more where it gave no answer; it would ask for half a minute before it gives up."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not is_on_hub(name)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _load_bridge(official: str) -> Any:  # noqa: ANN401

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_manner(is_quiet=options.quiet, as_json=options.json)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
-    if not options.verbose:
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each time it asks again
+    if not options.verbose:  # a line for each time it asks again, and twice, since it has a handler of its own
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # which it takes as its level when it is imported
     try:
         if getattr(options, "config", None):
             mode, *typed = sys.argv[1:] if arguments is None else arguments
