@@ -220,12 +220,19 @@ def _check(real: Provenance, synthetic: Provenance) -> None:
         if run.analysis != wanted:
             raise OutputError(f"A result of '{run.analysis}' was given as the {wanted} one: give a {wanted}.json.")
     for name in _SAME:
-        theirs, ours = getattr(real, name), getattr(synthetic, name)
-        if theirs != ours:
+        if getattr(real, name) != getattr(synthetic, name):
+            theirs, ours = _named(real, name), _named(synthetic, name)
             raise OutputError(
                 f"The two results do not belong together: {name.removesuffix('_sha256')} is {theirs} in the real one "
                 f"and {ours} in the synthetic one. Give results of the same model, SAE and hook."
             )
+
+
+def _named(run: Provenance, field: str) -> str:
+    """Return what a field says; of a hash, what was hashed too, since two copies may be called alike and differ."""
+    value = getattr(run, field)
+    name = field.removesuffix("_sha256")
+    return value if name == field else f"{getattr(run, name)} (hash {value[:12] or 'unknown'})"
 
 
 def check_common(given: AnalysisResult, features: Sequence[int]) -> None:
