@@ -14,7 +14,7 @@ from sae_analysis.comparison import compare
 from sae_analysis.errors import OutputError
 from sae_analysis.exports import FORMATS, export, neuronpedia
 from sae_analysis.exports.bins import even, percentiles
-from sae_analysis.records import ExampleBand, FeatureResults
+from sae_analysis.records import ExampleBand, FeatureResults, TokenSpan
 
 VALUES = st.lists(st.floats(-100, 100, width=32).filter(lambda value: abs(value) > 1e-3), min_size=1, max_size=200)
 
@@ -216,6 +216,44 @@ def test_a_table_has_one_type_a_column_whatever_is_in_it(real, tmp_path):
     assert json.loads(parquet.read_metadata(path).metadata[b"real"])["corpus"] == "stories"
 
 
+@pytest.fixture
+def searched():
+    """Return a search that began from a text, with a feature that never fired."""
+    run = make.provenance(analysis="synthetic", corpus="stories", options={"seq_len": 12})
+    found = make.synthetic_stats(0, search=make.search(beginnings=900, ceiling=21.5))
+    return make.result([found, make.unfired_stats(1)], provenance=run, fit=None, dictionary=None)
+
+
+def test_of_a_search_no_viewer_is_told_a_density(searched, tmp_path):
+    assert searched.features[0].density > 0, "the share within a few sequences"
+    [path] = export(searched, "neuronpedia", tmp_path / "dashboards")
+    for found in json.loads(path.read_bytes())["features"]:
+        assert (found["frac_nonzero"], found["n_prompts_total"], found["dataset"]) == (0, 0, "")
+    for path in export(searched, "circuit-tracer", tmp_path / "viewer"):
+        assert "activation_frequency" not in json.loads(path.read_bytes())
+
+
+def test_a_table_of_a_search_has_what_was_searched_and_one_of_text_does_not(searched, real, tmp_path):
+    [path] = export(searched, "parquet", tmp_path)
+    table = parquet.read_table(path)
+    fired, unfired = table.to_pylist()
+    stats = searched.features[0]
+    search, best = stats.search, stats.examples[0]
+    assert (fired["token_evaluations"], fired["beginnings"], fired["ceiling"]) == (100_000, 900, 21.5)
+    assert (fired["single_token"], fired["single_token_activation"]) == search.single_token
+    assert fired["gain"] == stats.max_activation / search.single_token[1]
+    assert fired["cross_entropy"] == best.synthesis.cross_entropy
+    assert (fired["relaxed"], fired["discrete"]) == (search.relaxation.relaxed, search.relaxation.discrete)
+    assert fired["shortest_text"] == search.shortest.text
+    assert (unfired["gain"], unfired["relaxed"], unfired["shortest_text"], unfired["beginnings"]) == (None,) * 4
+    assert table.schema.field("beginnings").type == "int64"
+    of_text = parquet.read_schema(export(real, "parquet", tmp_path)[0]).names
+    assert set(table.schema.names) - set(of_text) == {
+        "token_evaluations", "beginnings", "ceiling", "relaxed", "discrete", "single_token", "single_token_activation",
+        "gain", "cross_entropy", "shortest_text",
+    }  # fmt: skip
+
+
 def test_a_table_of_many_features_has_all_of_them_in_order(tmp_path):
     features = [replace(make.stats(index), density=1 / (1 + index)) for index in range(3000)]
     [path] = export(make.result(features), "parquet", tmp_path)
@@ -227,14 +265,22 @@ def test_a_table_of_many_features_has_all_of_them_in_order(tmp_path):
 
 
 def test_a_comparison_is_a_table_and_nothing_else(tmp_path):
-    found = compare(*make.results_of([make.comparison_pair(), make.comparison_pair(real_is_dead=True)]))
+    does, could = make.results_of([make.comparison_pair(), make.comparison_pair(real_is_dead=True)])
+    found = compare(does, could, [could])
+    assert [len(one.other_seeds) for one in found.features] == [1, 1]
+    first = replace(found.features[0], tokens_until_fluent=TokenSpan(low=2e3, median=4e3, high=None))
+    found = replace(found, features=(first, *found.features[1:]))
     [path] = export(found, "parquet", tmp_path)
     for row, one in zip(parquet.read_table(path).to_pylist(), found.features, strict=True):
         assert (row["feature_idx"], row["verdict"], row["realised"]) == (one.feature_idx, one.verdict, one.realised)
         assert row["residual"] == one.likeness.residual
         assert row["reasons"] == list(one.reasons)
         assert row["is_settled"] is one.is_settled
-        assert row["tokens_until"] == (one.tokens_until.median if one.tokens_until else None)
+        assert row["other_seeds"] == list(one.other_seeds)
+        for name in ("tokens_until", "tokens_until_fluent"):
+            span = getattr(one, name)
+            of_span = (span.median, span.low, span.high) if span else (None, None, None)
+            assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == of_span
     with pytest.raises(OutputError, match="comparison cannot be exported to neuronpedia"):
         export(found, "neuronpedia", tmp_path)
 

@@ -40,8 +40,7 @@ def _feature(stats: FeatureStats, sae: str) -> dict[str, Any]:
         "act_max": most,
         "quantile_values": percentiles(stats, [percent / 100 for percent in range(1, 101)]),
         "histogram": even(stats, _BARS)[1].tolist(),
-        "activation_frequency": stats.density,
-    }
+    } | ({} if stats.search else {"activation_frequency": stats.density})  # of text; left out, the viewer shows none
 
 
 def _group(name: str, examples: Iterable[ActivationExample]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def files(result: AnalysisResult, *, sae: str, model: str) -> Mapping[str, bytes
     text = {
         "n_prompts_total": result.fit.window_count if result.fit else 0,
         "n_tokens_in_prompt": run.options.get("seq_len", 0),
-        "dataset": run.corpus,
+        "dataset": run.corpus if result.fit else "",
     }
     parts = [result.features[start : start + _BATCH] for start in range(0, len(result.features), _BATCH)]
     return {
@@ -58,7 +58,7 @@ def _feature(stats: FeatureStats) -> dict[str, Any]:
         "neg_values": [effect for _, effect in stats.top_suppressed_tokens],
         "pos_str": [token for token, _ in stats.top_boosted_tokens],
         "pos_values": [effect for _, effect in stats.top_boosted_tokens],
-        "frac_nonzero": stats.density,
+        "frac_nonzero": 0 if stats.search else stats.density,  # of text, and 0 is what they have where none was read
         "freq_hist_data_bar_values": _middles(edges.tolist()),
         "freq_hist_data_bar_heights": heights.tolist(),
         "logits_hist_data_bar_heights": list(stats.logit_histogram.counts),

@@ -10,14 +10,18 @@ from sae_analysis.records import (
     AnalysisResult,
     Comparison,
     ComparisonResult,
+    FeatureSearch,
     FeatureStats,
     Likeness,
     Provenance,
+    Relaxation,
+    TokenSpan,
     TokenValues,
 )
 
 _SINGLE: Mapping[Any, str] = {
     int: "int64",
+    int | None: "int64",
     float: "float64",
     float | None: "float64",
     str: "string",
@@ -35,13 +39,14 @@ _Columns = dict[str, tuple[str, list[Any]]]
 class FeatureTable:
     """A table of features that grows as they come: only a few rows are not compressed yet."""
 
-    def __init__(self) -> None:
-        """Begin with no row.
+    def __init__(self, *, searched: bool = False) -> None:
+        """Begin with no row; features that were ``searched`` have columns about that too.
 
         Raises:
             OutputError: pyarrow is not installed.
         """
         self._buffer = _arrow().BufferOutputStream()
+        self._searched = searched
         self._rows: list[FeatureStats] = []
         self._writer: Any = None
 
@@ -60,7 +65,7 @@ class FeatureTable:
         return self._buffer.getvalue().to_pybytes()
 
     def _flush(self) -> None:
-        table = _table(_features(self._rows))
+        table = _table(_features(self._rows) | (_searches(self._rows) if self._searched else {}))
         if self._writer is None:
             self._writer = _arrow().parquet.ParquetWriter(self._buffer, table.schema)
         self._writer.write_table(table)
@@ -74,7 +79,7 @@ def files(result: AnalysisResult | ComparisonResult) -> Mapping[str, bytes]:
         OutputError: pyarrow is not installed.
     """
     if isinstance(result, AnalysisResult):
-        rows = FeatureTable()
+        rows = FeatureTable(searched=result.provenance.analysis == "synthetic")
         for stats in result.features:
             rows.add(stats)
         return {f"{result.provenance.analysis}.parquet": rows.finish(result.provenance)}
@@ -96,7 +101,7 @@ def _arrow() -> Any:  # noqa: ANN401 - a library without types that need not be 
 def _table(columns: _Columns) -> Any:  # noqa: ANN401 - as above
     arrow = _arrow()
     types = {kind: arrow.type_for_alias(kind) for kind in _SINGLE.values()}
-    types["strings"] = arrow.list_(arrow.string())
+    types |= {"strings": arrow.list_(arrow.string()), "floats": arrow.list_(arrow.float64())}
     schema = arrow.schema([(column, types[kind]) for column, (kind, _) in columns.items()])
     return arrow.table({column: values for column, (_, values) in columns.items()}, schema=schema)
 
@@ -112,22 +117,49 @@ def _features(features: Sequence[FeatureStats]) -> _Columns:
     }
 
 
+def _searches(features: Sequence[FeatureStats]) -> _Columns:
+    searches = [stats.search for stats in features]
+    single = [search and search.single_token for search in searches]
+    strongest = [stats.examples[0].synthesis if stats.examples else None for stats in features]
+    largest = [max(stats.max_activation, -stats.min_activation) for stats in features]
+    gains = [
+        value / abs(one[1]) if value and one and one[1] else None for value, one in zip(largest, single, strict=True)
+    ]
+    shortest = [search and search.shortest for search in searches]
+    return {
+        **_singles(searches, FeatureSearch),
+        **_singles([search and search.relaxation for search in searches], Relaxation),
+        "single_token": ("string", [one and one[0] for one in single]),
+        "single_token_activation": ("float64", [one and one[1] for one in single]),
+        "gain": ("float64", gains),
+        "cross_entropy": ("float64", [one and one.cross_entropy for one in strongest]),
+        "shortest_text": ("string", [one and one.text for one in shortest]),
+    }
+
+
 def _comparisons(result: ComparisonResult) -> _Columns:
-    until = [one.tokens_until for one in result.features]
     return {
         **_singles(result.features, Comparison),
         **_singles([one.likeness for one in result.features], Likeness),
         "reasons": ("strings", [list(one.reasons) for one in result.features]),
-        "tokens_until": ("float64", [span and span.median for span in until]),
-        "tokens_until_low": ("float64", [span and span.low for span in until]),
-        "tokens_until_high": ("float64", [span and span.high for span in until]),
+        "other_seeds": ("floats", [list(one.other_seeds) for one in result.features]),
+        **_spans("tokens_until", [one.tokens_until for one in result.features]),
+        **_spans("tokens_until_fluent", [one.tokens_until_fluent for one in result.features]),
+    }
+
+
+def _spans(name: str, spans: Sequence[TokenSpan | None]) -> _Columns:
+    return {
+        name: ("float64", [span and span.median for span in spans]),
+        f"{name}_low": ("float64", [span and span.low for span in spans]),
+        f"{name}_high": ("float64", [span and span.high for span in spans]),
     }
 
 
 def _singles(records: Iterable[Any], kind: type) -> _Columns:
     rows, hints = list(records), get_type_hints(kind)
     known = {field.name: _SINGLE.get(hints[field.name]) for field in dataclasses.fields(kind)}
-    return {name: (arrow, [getattr(row, name) for row in rows]) for name, arrow in known.items() if arrow}
+    return {name: (arrow, [row and getattr(row, name) for row in rows]) for name, arrow in known.items() if arrow}
 
 
 def _tokens(values: TokenValues) -> list[str]:
