@@ -69,6 +69,30 @@ def test_freed_memory_is_used_again_instead_of_given_back():
     assert given_back > 10_000
 
 
+TOP = """
+import ctypes, resource
+from sae_analysis.machine import keep_freed_memory
+keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+def touch():
+    block = ctypes.c_void_p(library.malloc(1 << 26))
+    library.memset(block, 1, 1 << 26)
+    library.free(block)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_is_freed_at_the_end_of_the_heap_is_kept_too():
+    """Where a tensor happens to lie last, and nothing in use keeps the C library from giving it back."""
+    assert int(subprocess.check_output([sys.executable, "-c", TOP], text=True)) < 200
+
+
 PIECES = """
 import torch
 from sae_analysis.machine import keep_freed_memory, return_freed_memory
