@@ -129,7 +129,7 @@ class Provenance:
     """Model name or folder, as asked for."""
 
     model_sha256: str
-    """Hash of the model's configuration and of its parameters up to the hook."""
+    """Hash of the model's configuration and of samples of all its parameters."""
 
     hook: str
     """Where the SAE reads, in TransformerLens names, for instance ``blocks.9.hook_resid_post``."""
