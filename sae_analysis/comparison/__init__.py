@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sae_analysis.comparison.tails import Interval, Tail, fitted_tail
+from sae_analysis.comparison.tails import Tail, fitted_tail
 from sae_analysis.comparison.verdicts import judge
 from sae_analysis.errors import OutputError
 from sae_analysis.records import (
@@ -25,7 +25,7 @@ from sae_analysis.records import (
     TokenSpan,
 )
 
-__all__ = ["FLUENT", "Interval", "Tail", "check_common", "compare", "compare_all", "compare_features", "fitted_tail"]
+__all__ = ["check_common", "compare", "compare_all", "compare_features", "fitted_tail"]
 
 FLUENT = 6.0
 """Nats per token up to which a sequence counts as fluent."""

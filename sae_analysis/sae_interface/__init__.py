@@ -49,7 +49,6 @@ __all__ = [
     "LayerNorm",
     "MatchingPursuit",
     "Origin",
-    "Probe",
     "Pursuit",
     "ReLU",
     "SAEOutput",

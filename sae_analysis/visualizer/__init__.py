@@ -20,7 +20,7 @@ from sae_analysis.records import AnalysisResult, AnyResults, Comparison, Feature
 from sae_analysis.visualizer.comparison_pages import comparison_page, feature_comparison_page
 from sae_analysis.visualizer.encoding import as_outlines, as_png
 from sae_analysis.visualizer.pages import feature_page, statistics_page
-from sae_analysis.visualizer.sheet import Cell, Lettering, Page
+from sae_analysis.visualizer.sheet import Page
 from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY, summary_page
 from sae_analysis.visualizer.synthetic_pages import search_page
 from sae_analysis.visualizer.theme import LIGHT, THEMES, Theme
@@ -30,12 +30,9 @@ __all__ = [
     "FORMATS",
     "LIGHT",
     "THEMES",
-    "Cell",
     "Drawing",
     "Header",
-    "Lettering",
     "Page",
-    "Theme",
     "comparison_page",
     "feature_comparison_page",
     "feature_page",
