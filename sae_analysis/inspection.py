@@ -65,7 +65,7 @@ class Place:
     """Share of the loss added by zeroing that the reconstruction avoids; None where zeroing adds next to none."""
 
     recovered_against_mean: float | None = None
-    """Likewise for the loss added by mean-ablation."""
+    """Share of the loss added by mean-ablation that the reconstruction avoids; None likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
