@@ -190,6 +190,20 @@ def test_a_finished_shard_is_not_read_again(options, tmp_path, capsys, monkeypat
     assert (tmp_path / "p" / "real.part").read_bytes() == before
 
 
+def test_a_damaged_finished_shard_is_said_and_read_again(options, tmp_path, capsys):
+    arguments = ["real", *options, "--output", str(tmp_path / "p"), "--shard", "1/2"]
+    assert main(arguments) == 0
+    whole = (part := tmp_path / "p" / "real.part").read_bytes()
+    part.write_bytes(whole[:-1])
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.startswith(
+        f"Part {part} is damaged (its checksum is wrong). Read this part of the text again. The shard is read again "
+        "now.\n"
+    )
+    assert part.read_bytes() == whole
+
+
 def test_what_does_not_belong_together_is_not_merged(options, tmp_path, capsys, long_corpus, model_folder):
     def shard(name, spec, *more):
         assert main(["real", *options, "--output", str(tmp_path / name), "--shard", spec, *more]) == 0

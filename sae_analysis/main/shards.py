@@ -11,7 +11,7 @@ from sae_analysis.wording import counted
 if TYPE_CHECKING:  # heavy: loaded when a mode runs
     from sae_analysis.corpus import Corpus
     from sae_analysis.feature_selection import FeatureSelection
-    from sae_analysis.parts import Part
+    from sae_analysis.parts import Part, Storage
     from sae_analysis.real_activations import Collected, RealSettings, TextRead
     from sae_analysis.reconstruction import Site
 
@@ -26,11 +26,9 @@ def read_shard(
     number, count = map(int, options.shard.split("/"))
     planned = plan(site, selection, settings, everything=options.table, shard=Shard(number=number, count=count))
     storage = Storage(options.output)
-    if FINISHED in storage.names(FINISHED):
-        header, _ = storage.header(FINISHED)
-        if (header["fingerprint"], header["shards"], header["count"]) == (planned.fingerprint, [number], count):
-            say(f"Shard {options.shard} is finished already; remove {storage.place(FINISHED)} to read it again.")
-            return
+    if _is_finished(storage, {"fingerprint": planned.fingerprint, "shards": [number], "count": count}):
+        say(f"Shard {options.shard} is finished already; remove {storage.place(FINISHED)} to read it again.")
+        return
     collected, text, unfinished = gather(planned, corpus, options)
     header = {
         "fingerprint": planned.fingerprint,
@@ -48,6 +46,21 @@ def read_shard(
     print_rows(rows)
     print_summary(rows, [Path(options.output) / FINISHED], options.output)
     say("When all shards are there: merge FOLDER … --output FOLDER")
+
+
+def _is_finished(storage: "Storage", expected: dict[str, Any]) -> bool:
+    """Return whether a sound part of such a header is there; say so if it is damaged, and is to be read again."""
+    from sae_analysis.errors import OutputError
+    from sae_analysis.parts import FINISHED
+
+    if FINISHED not in storage.names(FINISHED):
+        return False
+    try:
+        header, _ = storage.header(FINISHED)
+    except OutputError as error:
+        say(f"{error} The shard is read again now.")
+        return False
+    return all(header.get(name) == value for name, value in expected.items())
 
 
 def part_of(header: dict[str, Any], collected: "Collected", text: "TextRead") -> "Part":
