@@ -71,6 +71,7 @@ ROWS = [
     ("merge {text_as_part}", "Part {text_as_part} is damaged ("),
     ("merge {cut_part}", "Part {cut_part} is damaged (its checksum is wrong). Read this part of the text again."),
     ("merge {flipped_part}", "Part {flipped_part} is damaged (its checksum is wrong)."),
+    ("merge {unfinished_part} --threads 100000", "argument --threads: expected a whole number from 1 to 1,024, got '100000'"),
     ("merge {unfinished_part}", "Part {unfinished_part} is of a run that has not ended: "),
     ("merge {part_of_lists}", "Part {part_of_lists} is of a run that has not ended: "),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_analysis.main import real
-from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, count, name, positive
+from sae_analysis.main.arguments import HelpFormatter, add_drawing_options, add_manner_options, count, name, threads
 from sae_analysis.main.reading import describe
 from sae_analysis.main.repeating import with_asked
 from sae_analysis.main.running import corpus_of, names_of, open_site
@@ -49,7 +49,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
     add_drawing_options(group)
     group = parser.add_argument_group("machine")
     group.add_argument("--device", help="torch device (default: as then)")
-    group.add_argument("--threads", type=positive, help="processor threads (default: as then)")
+    group.add_argument("--threads", type=threads, help="processor threads (default: as then)")
 
 
 def run(options: argparse.Namespace) -> int:
