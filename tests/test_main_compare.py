@@ -111,6 +111,11 @@ def test_what_config_asks_of_a_run_is_dropped_where_results_are_given(comparing,
     }  # fmt: skip
 
 
+def test_nothing_realised_is_nothing_of_nothing(comparing, tmp_path, capsys):
+    assert main(comparing(features="40")) == 0
+    assert "\nRealised: nothing, since nothing fired\n" in capsys.readouterr().out
+
+
 def test_pictures_of_a_comparison_are_drawn_and_listed(comparing, tmp_path, capsys):
     assert main(comparing()) == 0
     out, again = tmp_path / "out", tmp_path / "again"

@@ -212,7 +212,9 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
     least = [
         f"{one.feature_idx} ({percent(one.realised)})" for one in found.features[:_NAMED] if one.realised is not None
     ]
-    middle = f"{percent(statistics.median(realised))} (median)" if realised else "nothing, since nothing fired"
+    middle = "nothing, since nothing fired"
+    if realised:
+        middle = f"{percent(statistics.median(realised))} (median) of what the search reached"
     caveat = synthetic.not_searched(could)
     return {
         "Compared": f"{counted(len(found.features), 'feature')} on {counted(found.token_count, 'token')}{others}",
@@ -220,7 +222,7 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
             f"{verdict}: {many:,}" + (f" ({unsettled[verdict]:,} unsettled)" if unsettled[verdict] else "")
             for verdict, many in verdicts.most_common()
         ),
-        "Realised": f"{middle} of what the search reached" + (f"; least: {', '.join(least)}" if least else ""),
+        "Realised": middle + (f"; least: {', '.join(least)}" if least else ""),
     } | ({"Search": caveat} if caveat else {})
 
 
