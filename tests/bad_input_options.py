@@ -131,6 +131,7 @@ ROWS = [
         "compare --real {real} --synthetic {synthetic} --features top:1",
         "features top:1 cannot be compared: give numbers, such as 0,5,10-20.",
     ),
+    ("redraw {no_features} --features 0", "Feature 0 is not in result {no_features}, which describes none: leave out --features."),
     # Options that nothing would take.
     *(
         (

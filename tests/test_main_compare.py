@@ -164,6 +164,22 @@ def test_redraw_of_some_features_draws_their_pages_alone(comparing, tmp_path, ca
     assert "Give the real.json that comparison.json was made of beside it." in capsys.readouterr().err
 
 
+def test_two_results_of_one_kind_are_not_drawn_over_each_other(typed, tmp_path, capsys):
+    results = []
+    for name in ("a", "b"):
+        assert main(typed(features="4", output=tmp_path / name)) == 0
+        results.append(str(tmp_path / name / "real.json"))
+    capsys.readouterr()
+    slides = tmp_path / "slides"
+    assert main(["redraw", *results, "--output", str(slides)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: Results {results[0]} and {results[1]} would be drawn over each other in {slides}: draw one of them, "
+        "or each with an --output of its own.\n"
+    )
+    assert not slides.exists()
+    assert main(["redraw", *results]) == 0, "beside each, there is room for both"
+
+
 def test_redraw_draws_beside_a_result_unless_told_otherwise(typed, tmp_path):
     assert main(typed(features="4")) == 0
     assert main(["redraw", str(tmp_path / "out" / "real.json"), "--format", "svg", "--dpi", "50"]) == 0

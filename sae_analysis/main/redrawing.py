@@ -1,7 +1,7 @@
 """``redraw``: the pictures of results that are there already."""
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.reports import browse
 
     found = [(Path(path), read_any(Path(path))) for path in options.results]
+    _check_room(found, options.output)
     only = numbers_among(options.features, found, "redrawn") if options.features else None
     for path, result in found:
         folder = options.output or path.parent
@@ -56,6 +57,27 @@ def run(options: argparse.Namespace) -> int:
             others = [other for elsewhere, other in found if (options.output or elsewhere.parent) == folder]
             print_summary({}, [*written, browse(result, folder, others)], folder)
     return 0
+
+
+def _check_room(found: "Sequence[tuple[Path, AnalysisResult | ComparisonResult]]", output: Path | None) -> None:
+    """Check that no two results would have pictures of the same names in one folder.
+
+    Raises:
+        OutputError: two would.
+    """
+    from sae_analysis.errors import OutputError
+    from sae_analysis.records import ComparisonResult
+
+    taken: dict[tuple[str, Path], Path] = {}
+    for path, result in found:
+        folder = output or path.parent
+        kind = "comparison" if isinstance(result, ComparisonResult) else result.provenance.analysis
+        other = taken.setdefault((kind, folder.resolve()), path)
+        if other is not path:
+            raise OutputError(
+                f"Results {other} and {path} would be drawn over each other in {folder}: draw one of them, or each "
+                "with an --output of its own."
+            )
 
 
 def _draw(

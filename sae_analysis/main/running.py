@@ -101,10 +101,12 @@ def numbers_among(
         known = {one.feature_idx for one in result.features}
         lost = next((number for numbers in selection.ranges for number in numbers if number not in known), None)
         if lost is not None:
-            raise FeatureError(
-                f"Feature {lost} is not in result {path}, which describes {counted(len(known), 'feature')} "
-                f"({min(known)} to {max(known)}): give some of these."
+            described = (
+                f"{counted(len(known), 'feature')} ({min(known)} to {max(known)}): give some of these."
+                if known
+                else "none: leave out --features."
             )
+            raise FeatureError(f"Feature {lost} is not in result {path}, which describes {described}")
     return frozenset().union(*selection.ranges)
 
 
