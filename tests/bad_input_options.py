@@ -155,6 +155,12 @@ ROWS = [
         "compare --synthetic {synthetic} --budget 7",
         "--budget changes nothing where --synthetic is given, for nothing is searched: leave out one of the two.",
     ),
+    *(
+        (f"synthetic {option}", f"{says} changes nothing without --corpus, for no text is read: leave it out, or give --corpus.")
+        for option, says in (
+            ("--storage {tmp}", "--storage"), ("--chunk-size 9", "--chunk-size"), ("--real {real} --max-tokens 5", "--max-tokens"),
+        )
+    ),
     ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and features asks"),
     # Names that name nothing.
     *(

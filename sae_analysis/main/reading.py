@@ -52,8 +52,8 @@ def add_long_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentG
         "--storage",
         type=name,
         metavar="FOLDER",
-        help="where it is written until the run has ended: a folder, or a URL such as s3://bucket/run (default: "
-        "--output)",
+        help="where what was read is written until the run has ended: a folder, or a URL such as s3://bucket/run "
+        "(default: --output)",
     )
     group.add_argument(
         "--chunk-size",
@@ -103,7 +103,6 @@ def read_text(
         _is_kept(unfinished, collected)
     yield result
     unfinished.remove()
-    return result
 
 
 @contextmanager

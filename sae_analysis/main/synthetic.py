@@ -18,9 +18,9 @@ from sae_analysis.main.arguments import (
     positive,
     rate,
 )
-from sae_analysis.main.reading import add_long_run_options, scan, workers_of
+from sae_analysis.main.reading import HOW_TEXT_IS_READ, add_long_run_options, scan, workers_of
 from sae_analysis.main.real import fit_words
-from sae_analysis.main.repeating import add_config_option, with_asked
+from sae_analysis.main.repeating import add_config_option, refuse_idle, with_asked
 from sae_analysis.main.running import corpus_of, model_loader, names_of, open_site, pictures, subject_rows
 from sae_analysis.main.screen import print_rows, print_summary, say, spending_bar
 from sae_analysis.wording import counted
@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
     from sae_analysis.feature_selection import parse_features
     from sae_analysis.files import writing_into
 
+    if not options.corpus:
+        refuse_idle(options, HOW_TEXT_IS_READ, "without --corpus, for no text is read: leave it out, or give --corpus")
     selection = parse_features(options.features)
     with writing_into(options.output), ExitStack() as kept:  # the text that was read too, until the search has ended
         real = read_result(Path(options.real), "a real.json") if options.real else None
