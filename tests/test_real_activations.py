@@ -15,7 +15,7 @@ from sae_analysis.corpus import Corpus, Document, Windowing
 from sae_analysis.errors import CorpusError, FeatureError, FitError, ModelError, SAEFormatError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import LanguageModel
-from sae_analysis.real_activations import RealSettings, analyze, analyze_real_activations
+from sae_analysis.real_activations import RealSettings, analyze, analyze_real_activations, stream
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import AnalysisResult, FeatureStats
 from sae_analysis.sae_formats import load_sae
@@ -242,6 +242,27 @@ def test_a_poor_fit_ends_the_run_unless_allowed(model: LanguageModel, tmp_path: 
         "mean would reach 0. Check hook (inspect tries them all), bos and model, or look at the results anyway with "
         "allow_poor_fit."
     )
+
+
+@pytest.mark.parametrize(("tokens", "is_early"), [(1, True), (1_000_000, False)])
+def test_a_hopeless_fit_ends_the_reading_early(
+    *, tokens: int, is_early: bool, model: LanguageModel, tmp_path: Path, corpus_file: Path, monkeypatch
+) -> None:
+    read, chunks = stream.Reader.read, []
+    monkeypatch.setattr(stream, "EARLY_CHECK_TOKENS", tokens)
+    monkeypatch.setattr(
+        stream.Reader, "read", lambda self, chunk, told=None: (chunks.append(chunk), read(self, chunk, told))
+    )
+    weights = topk_weights()
+    weights["decoder.weight"] *= -3
+    poor = load_sae(make_sae(tmp_path / "poor", weights))
+    small = replace(SHORT, windowing=replace(SHORT.windowing, chunk_size=300))
+    with pytest.raises(FitError, match="its explained variance is -"):
+        run(poor, model, corpus_file, settings=small)
+    assert (len(chunks) == 1) == is_early
+    chunks.clear()
+    run(poor, model, corpus_file, settings=replace(small, allow_poor_fit=True))
+    assert len(chunks) > 1
 
 
 def test_too_little_text_is_an_error(model: LanguageModel, sae: UnifiedSAEInterface, tmp_path: Path) -> None:
