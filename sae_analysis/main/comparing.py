@@ -169,7 +169,7 @@ def _pictures(
 def _make(
     does: "AnalysisResult | None", could: "AnalysisResult | None", options: argparse.Namespace, kept: ExitStack
 ) -> tuple["AnalysisResult", "AnalysisResult"]:
-    """Run the analyses that are missing, with pictures."""
+    """Run the analyses that are missing, with pictures; ``kept`` removes what is kept of them for going on."""
     from sae_analysis.comparison import check_common
     from sae_analysis.corpus import Corpus
     from sae_analysis.demo import default_corpus
