@@ -56,6 +56,13 @@ def test_texts_are_cut_into_exactly_their_tokens(model, vocabulary):
             assert model.tokens.tokenize([text])[0] == sequence
 
 
+def test_special_tokens_are_no_text_even_where_the_tokenizer_gives_them_back(model, vocabulary):
+    special = sorted(model.tokens.special_token_ids)
+    text = model.tokens.decode(special)
+    assert model.tokens.tokenize([text]) == [special], "else this says nothing"
+    assert vocabulary.texts([special, [0], [*model.tokens.tokenize(["ship"])[0], 0]]) == [None, None, None]
+
+
 class SpaceInFront:
     """A tokenizer that, like Llama's, puts a space in front of every text."""
 
@@ -339,6 +346,62 @@ def test_convergence_rises_to_the_best_and_relaxation_is_told(model, vocabulary)
             assert best[-1] == max(found.value for found in one.found)
             assert one.token_evaluations == evaluator.token_evaluations // 2
             assert (one.relaxation is None) == (n_steps == 0)
+
+
+# --- sequences so long that hardly any drawn at random is text ------------------------------------------------------
+
+LONG = SearchSettings(seq_len=100, budget=100 * 100, population=4, children=8, pool=16, n_steps=0, fluency=0.0)
+
+
+def seldom_text(vocabulary, monkeypatch):
+    """Have sequences of chance be no text, as those of large vocabularies seldom are: what was drawn is refused."""
+    drawn, draw, texts = set(), Starts.next, Vocabulary.texts
+
+    def next_(starts, *asked):
+        source, rows = draw(starts, *asked)
+        drawn.update(map(tuple, rows.tolist()))
+        return source, rows
+
+    monkeypatch.setattr(Starts, "next", next_)
+    monkeypatch.setattr(
+        Vocabulary,
+        "texts",
+        lambda self, sequences: [
+            None if tuple(ids) in drawn else text for ids, text in zip(sequences, texts(self, sequences), strict=True)
+        ],
+    )
+
+
+@pytest.mark.parametrize("change", [{}, {"n_steps": 2}, {"fluency": 0.5}, {"harvest": False}], ids=str)
+def test_long_sequences_begin_with_texts_and_with_nothing_that_is_not_allowed(
+    model, vocabulary, monkeypatch, change, recwarn
+):
+    seldom_text(vocabulary, monkeypatch)
+    begun, begin = [], Search._begin
+    monkeypatch.setattr(
+        Search,
+        "_begin",
+        lambda self, places: (begin(self, places), begun.append((self._free.value[places] > -np.inf).all()))[0],
+    )
+    found, _ = searched(model, vocabulary, settings=replace(LONG, **change))
+    assert begun
+    assert all(begun), "populations are full"
+    allowed = set(vocabulary.ids.tolist())
+    for sequences in found.values():
+        assert len(sequences) >= LONG.population
+        for one in sequences:
+            assert allowed.issuperset(one.ids)
+            assert len(one.ids) == LONG.seq_len
+            assert vocabulary.texts([one.ids]) != [None]
+            assert one.provenance
+    assert not [str(one.message) for one in recwarn if issubclass(one.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("change", [{}, {"n_steps": 2}, {"fluency": 0.5}], ids=str)
+def test_where_nothing_is_text_nothing_is_found_and_the_search_ends(model, vocabulary, monkeypatch, change):
+    monkeypatch.setattr(Vocabulary, "texts", lambda _, sequences: [None] * len(sequences))
+    found, _ = searched(model, vocabulary, settings=replace(LONG, seq_len=6, **change))
+    assert list(found.values()) == [(), (), ()]
 
 
 @pytest.mark.parametrize("name", OPERATORS)

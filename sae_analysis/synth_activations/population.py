@@ -50,6 +50,10 @@ class Population:
         """Empty the slots of some features, ``[n]``."""
         self.value[places] = -np.inf
 
+    def held(self, places: np.ndarray) -> np.ndarray:
+        """Return how many sequences some features have, ``[n]``."""
+        return (self.value[places] > -np.inf).sum(axis=1)
+
     def known(self, place: int) -> set[tuple[int, ...]]:
         """Return a feature's sequences."""
         return {tuple(ids) for ids in self.ids[place][self.value[place] > -np.inf].tolist()}

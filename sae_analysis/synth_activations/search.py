@@ -106,6 +106,8 @@ class Search:
                     self._round(self._free)
                     self._begin_stale()
                 tell()
+                if self._evaluator.token_evaluations == before:
+                    break  # no population has a sequence: nothing that was begun with is text
         return {feature: self._outcome(place) for place, feature in enumerate(self._evaluator.features)}
 
     # --- beginnings ------------------------------------------------------------------------------------------------
@@ -126,29 +128,42 @@ class Search:
         """Fill populations anew, each from the source whose turn it is."""
         settings = self._settings
         begun = [self._starts.next(int(place), settings.pool, settings.seq_len) for place in places]
+        ids, origin = np.stack([rows for _, rows in begun]), np.array([name for name, _ in begun], object)
         self._free.clear(places)
         self._stale[places] = 0
-        self._try(places, np.stack([rows for _, rows in begun]), np.array([name for name, _ in begun], object))
+        self._try(places, ids, origin)
+        for row in np.flatnonzero(2 * self._free.held(places) < settings.population):
+            if len(texts := self._texts_near(ids[row])):
+                self._try(places[row : row + 1], texts[None], origin[row : row + 1])
 
-    def _relax(self, everyone: np.ndarray) -> None:
+    def _texts_near(self, rows: Ids) -> Ids:
+        """Return texts that end about as sequences ``[rows, seq]`` do, at most as many."""
+        front = self._rng.choice(self._allowed, size=rows.shape)  # neighbours that are cut as one token make it shorter
+        texts = self._vocabulary.nearby(np.concatenate((front, rows), axis=1).tolist(), rows.shape[1])
+        return np.array(texts, np.int64)
+
+    def _relax(self, places: np.ndarray) -> None:
         """Go up the slope in embedding space from each population's best, and try what the mixtures are made of."""
         settings = self._settings
-        best = self._free.ids[everyone, self._free.value.argmax(axis=1)]
+        places = places[self._free.held(places) > 0]
+        if not len(places):
+            return
+        best = self._free.ids[places, self._free.value[places].argmax(axis=1)]
         relaxed = relax(
             self._evaluator,
             self._vocabulary.ids,
             torch.from_numpy(best),
-            torch.from_numpy(everyone),
+            torch.from_numpy(places),
             n_steps=settings.n_steps,
             learning_rate=settings.learning_rate,
         )
         weights = relaxed.mixtures.flatten(0, 1)
         drawn = torch.multinomial(weights, settings.pool, replacement=True, generator=self._generator())
-        sequences = drawn.reshape(len(everyone), settings.seq_len, settings.pool).transpose(1, 2)
+        sequences = drawn.reshape(len(places), settings.seq_len, settings.pool).transpose(1, 2)
         sequences[:, 0] = relaxed.mixtures.argmax(dim=-1)
-        brood = self._try(everyone, self._vocabulary.ids[sequences].numpy(), self._named("relaxed", everyone))
-        for place in everyone:
-            self._relaxations[place] = float(relaxed.value[place]), float(brood.value[place, 0])
+        brood = self._try(places, self._vocabulary.ids[sequences].numpy(), self._named("relaxed", places))
+        for row, place in enumerate(places):
+            self._relaxations[place] = float(relaxed.value[row]), float(brood.value[row, 0])
 
     def _begin_fluent(self, everyone: np.ndarray) -> None:
         """Begin with what the model writes by itself, and with what the other population begins with."""
@@ -223,16 +238,16 @@ class Search:
         self._reward(population, made_by, better)
 
     def _free_parents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return features, slots, and whether the slot is the best and swept through."""
+        """Return features that have any, a slot of each, and whether it is the best and swept through."""
         value = self._free.value
-        places = np.arange(len(value))
+        held = self._free.held(np.arange(len(value)))
         # The better of two picks: good ones are parents more often, and none is left out.
-        filled = np.maximum((value > -np.inf).sum(axis=1), 1)
-        rank = (self._rng.random((2, len(value))) * filled).astype(np.int64).min(axis=0)
+        rank = (self._rng.random((2, len(value))) * held).astype(np.int64).min(axis=0)
         is_swept = self._rng.random(len(value)) < self._settings.swept_share
         order = np.argsort(-value, axis=1, kind="stable")
         self._stale += 1
-        return places, order[places, np.where(is_swept, 0, rank)], is_swept
+        places = np.flatnonzero(held)
+        return places, order[places, np.where(is_swept, 0, rank)[places]], is_swept[places]
 
     def _tokens_to_try(self, population: Population, places: np.ndarray, slots: np.ndarray) -> dict[str, Ids]:
         promising = population.promising[places, slots]

@@ -38,14 +38,27 @@ class Vocabulary:
     def texts(self, sequences: Sequence[Sequence[int]]) -> list[str | None]:
         """Return for each sequence the text that is cut into exactly these tokens, or None if there is none.
 
-        Tokenizers that put a space in front of a text are given the text without its first one.
+        Tokenizers that put a space in front of a text are given the text without its first one. Special tokens are no
+        text: many tokenizers read them back from their names, but no user means them by these.
         """
+        special = self._tokens.special_token_ids
         decoded = [self._tokens.decode(sequence) for sequence in sequences]
         texts: list[str | None] = [None] * len(sequences)
         for attempt in (decoded, [text.removeprefix(" ") for text in decoded]):
             open_ones = [place for place, text in enumerate(texts) if text is None]
             found = self._tokens.tokenize([attempt[place] for place in open_ones]) if open_ones else []
             for place, ids in zip(open_ones, found, strict=True):
-                if list(ids) == list(sequences[place]):
+                if list(ids) == list(sequences[place]) and special.isdisjoint(ids):
                     texts[place] = attempt[place]
         return texts
+
+    def nearby(self, sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        """Return what sequences' texts are cut into: the last ``length`` tokens of each, where these are text.
+
+        Of long sequences made token by token hardly any is text, since somewhere two neighbours are cut otherwise; what
+        they are cut into mostly is.
+        """
+        allowed = set(self.ids.tolist())
+        cut = self._tokens.tokenize([self._tokens.decode(sequence) for sequence in sequences])
+        ends = [ids[-length:] for ids in cut if len(ids) >= length and allowed.issuperset(ids[-length:])]
+        return [ids for ids, text in zip(ends, self.texts(ends), strict=True) if text is not None]
