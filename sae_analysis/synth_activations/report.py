@@ -3,6 +3,7 @@
 Of the search's own numbers only what it cost and how it went are passed on; every activation comes from ``Reader``.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -63,15 +64,24 @@ class Reporter:
         is_better = alone[1] > max((one.value for one in searched.found), default=0.0)
         floor = (_alone(single_token),) if is_better else ()
         found, texts = self._texts((*searched.found, *floor))
-        best, along = self._chosen([one.ids for one in found], feature)
-        made = {place: self._example(found[place], texts[place], feature) for place in dict.fromkeys((*best, *along))}
-        examples = sorted((made[place] for place in best), key=_strength, reverse=True)
+        ranked, along = self._ranked([one.ids for one in found], feature)
+        sequences = [found[place].ids for place in ranked]
+
+        @functools.cache
+        def made(place: int) -> ActivationExample:
+            return self._example(found[place], texts[place], feature)
+
+        def by_strength(chosen: Sequence[int]) -> list[ActivationExample]:
+            return sorted((made(ranked[place]) for place in chosen), key=_strength, reverse=True)
+
+        examples = by_strength(differing(sequences, self._max_examples))
         strongest = examples[0] if examples and examples[0].max_activation > 0 else None
-        fluent = [made[place] for place in along]
+        fluent = [made(place) for place in along]
         kept = frontier([(_synthesis(one).cross_entropy, _but_for_rounding(one.max_activation)) for one in fluent])
         shortest = strongest and self._shortest(strongest, feature)
-        if strongest and shortest and shortest.max_activation > strongest.max_activation:
-            examples = [shortest, *examples][: self._max_examples]  # what went was in the way
+        if strongest and shortest and shortest.max_activation > strongest.max_activation:  # what went was in the way
+            others = differing([shortest.token_ids, *sequences], self._max_examples)[1:]
+            examples = [shortest, *by_strength([place - 1 for place in others])]
         excerpts = [self._excerpt(ids, feature) for ids in begun_with[: self._max_examples]]
         reached = max((one.max_activation for one in examples), default=0.0)
         return self._count(examples).feature_stats(
@@ -110,8 +120,8 @@ class Reporter:
         pairs = [(one, text) for one, text in zip(found, texts, strict=True) if text is not None]
         return [one for one, _ in pairs], [text for _, text in pairs]
 
-    def _chosen(self, sequences: Sequence[Ids], feature: int) -> tuple[list[int], list[int]]:
-        """Return the places of the strongest sequences that differ, and of those along the frontier of fluency.
+    def _ranked(self, sequences: Sequence[Ids], feature: int) -> tuple[list[int], list[int]]:
+        """Return the places of sequences, the strongest first, and of those along the frontier of fluency.
 
         Where some fire the feature, those that do not are left out; where none does, the nearest are kept.
         """
@@ -119,10 +129,8 @@ class Reporter:
         order = [_order(*found[:2], ids) for found, ids in zip(screened, sequences, strict=True)]
         ranked = sorted(range(len(sequences)), key=order.__getitem__, reverse=True)
         firing = [place for place in ranked if screened[place][0] > 0]
-        candidates = firing or ranked
-        best = differing([sequences[place] for place in candidates], self._max_examples)
         along = frontier([(screened[place][2], order[place][0]) for place in firing])
-        return [candidates[place] for place in best], [firing[place] for place in along]
+        return firing or ranked, [firing[place] for place in along]
 
     def _shortest(self, example: ActivationExample, feature: int) -> ActivationExample:
         """Return what is left of an example when tokens go: its end, its beginning, then one by one.
