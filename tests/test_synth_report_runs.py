@@ -7,6 +7,7 @@ import pytest
 from conftest import D_SAE, FEATURES, SHORT, K, make_sae, topk_weights
 from synth_runs import HOOK
 
+from sae_analysis import comparison
 from sae_analysis.errors import FeatureError, ModelError, OutputError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import load_model
@@ -15,7 +16,7 @@ from sae_analysis.records import FeatureResults
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import SparseAutoencoder, TopK
 from sae_analysis.synth_activations import Search, generate_synthetic_maximizers, plan, synthesize
-from sae_analysis.synth_activations.real_windows import real_windows
+from sae_analysis.synth_activations.real_windows import check_origin, real_windows
 
 # --- real text to begin with ---------------------------------------------------------------------------------------
 
@@ -85,6 +86,10 @@ def test_a_real_result_of_something_else_is_refused(site, real, bos_model):
         "The real result is of another hook: it was made with blocks.0.hook_resid_post, and the search is to run on "
         f"{HOOK}. {advice}"
     )
+    assert refused(hook_out="blocks.1.hook_mlp_out") == (
+        "The real result is of another hook to write to: it was made with blocks.1.hook_mlp_out, and the search is to "
+        f"run on {HOOK}. {advice}"
+    )
     assert refused(activation_rule="ReLU") == (
         "The real result is of another reading of the SAE: it was made with ReLU, and the search is to run on "
         f"TopK(k={K}). {advice}"
@@ -92,6 +97,15 @@ def test_a_real_result_of_something_else_is_refused(site, real, bos_model):
     assert refused(analysis="synthetic") == (
         "A result of 'synthetic' was given as real text to begin with: give a real.json, or drop --real."
     )
+
+
+def test_all_that_compare_asks_for_is_asked_before_a_search(site, real):
+    """Else it would be refused after it."""
+    for name in comparison._SAME:
+        other = replace(real, provenance=replace(real.provenance, **{name: "another"}))
+        with pytest.raises(OutputError, match="The real result is of another"):
+            check_origin(other, site)
+    check_origin(real, site)
 
 
 # --- what is to be done --------------------------------------------------------------------------------------------

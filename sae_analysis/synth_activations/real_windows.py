@@ -58,26 +58,27 @@ def check_origin(result: AnalysisResult, site: Site, wanted: str = "real") -> No
         raise OutputError(
             f"A result of '{run.analysis}' was given as {meant}: give a {wanted}.json, or drop --{wanted}."
         )
-    for what, theirs, ours in _differences(run, site):
-        raise OutputError(
-            f"The {wanted} result is of another {what}: it was made with {theirs}, and the "
-            f"{'search' if wanted == 'real' else 'reading'} is to run on {ours}. "
-            f"Give a {wanted}.json of the same model, SAE and hook, or drop --{wanted}."
-        )
+    for what, is_same, theirs, ours in _must_be_same(run, site):
+        if not is_same:
+            raise OutputError(
+                f"The {wanted} result is of another {what}: it was made with {theirs}, and the "
+                f"{'search' if wanted == 'real' else 'reading'} is to run on {ours}. "
+                f"Give a {wanted}.json of the same model, SAE and hook, or drop --{wanted}."
+            )
 
 
-def _differences(run: Provenance, site: Site) -> list[tuple[str, str, str]]:
-    """Return what is not the same, what it was, and what it is."""
+def _must_be_same(run: Provenance, site: Site) -> tuple[tuple[str, bool, str, str], ...]:
+    """Return what must be the same, whether it is, what it was, and what it is: all that ``compare`` will ask for."""
     model, origin = site.model, site.sae.origin
-    pairs = [
-        ("model", _hashed(run.model, run.model_sha256), _hashed(model.name, model.fingerprint)),
-        ("SAE", _hashed(run.sae, run.sae_sha256), _hashed(origin.format_name, origin.sha256)),
-        ("reading of the SAE", run.activation_rule, site.sae.rule_name),
-        ("hook", run.hook, site.hook),
-    ]
-    same = [run.model_sha256 == model.fingerprint, run.sae_sha256 == origin.sha256]
-    same += [run.activation_rule == site.sae.rule_name, run.hook == site.hook]
-    return [pair for pair, is_same in zip(pairs, same, strict=True) if not is_same]
+    models = _hashed(run.model, run.model_sha256), _hashed(model.name, model.fingerprint)
+    saes = _hashed(run.sae, run.sae_sha256), _hashed(origin.format_name, origin.sha256)
+    return (
+        ("model", run.model_sha256 == model.fingerprint, *models),
+        ("SAE", run.sae_sha256 == origin.sha256, *saes),
+        ("reading of the SAE", run.activation_rule == site.sae.rule_name, run.activation_rule, site.sae.rule_name),
+        ("hook", run.hook == site.hook, run.hook, site.hook),
+        ("hook to write to", run.hook_out == site.hook_out, run.hook_out, site.hook_out),
+    )
 
 
 def _hashed(name: str, sha256: str) -> str:
