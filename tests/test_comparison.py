@@ -324,6 +324,21 @@ def test_tokens_raised_are_shared_as_far_as_both_raise_them():
     assert found.raised_among_real == 1.0
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_list_that_holds_another_has_no_more_in_common_with_it_than_that_one_with_the_list(swapped):
+    """Some firings raise fewer tokens than a list has room for."""
+    real, synthetic = comparison_pair()
+    lists = ((("a", 2.0),), (("a", 2.0), ("b", 1.0), ("c", 1.0), ("d", 1.0)))
+
+    def raising(stats, raised):
+        firings = [(one, replace(one.firing.ablation, raised=raised)) for one in stats.examples if one.firing]
+        examples = [replace(one, firing=replace(one.firing, ablation=ablation)) for one, ablation in firings]
+        return replace(stats, examples=tuple(examples))
+
+    first, second = lists[::-1] if swapped else lists
+    assert compare_features(raising(real, first), raising(synthetic, second)).likeness.raised == pytest.approx(1 / 4)
+
+
 def test_nothing_has_nothing_in_common_with_nothing():
     """No other active feature, a residual vector of zero, a prediction that nothing was measured of."""
     pair = comparison_pair(residual=(0.0, 0.0, 0.0), coactive=(), raised="")

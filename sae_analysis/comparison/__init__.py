@@ -207,9 +207,10 @@ def _overlap(a: dict[int, float], b: dict[int, float]) -> float:
 
 
 def _shared(a: Sequence[tuple[str, float]], b: Sequence[tuple[str, float]]) -> float:
-    """Return the share of one list's tokens that is in the other's; the lists are of one length."""
+    """Return the share of the longer list's tokens that both have; firings may raise fewer than lists have room for."""
     left, right = {token for token, _ in a}, {token for token, _ in b}
-    return len(left & right) / len(left) if left else 0.0
+    most = max(len(left), len(right))
+    return len(left & right) / most if most else 0.0
 
 
 # --- what belongs together -----------------------------------------------------------------------------------------

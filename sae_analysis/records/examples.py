@@ -41,8 +41,8 @@ class Synthesis:
     BOS; None for a single token without one."""
 
     attribution: tuple[float, ...]
-    """For each token, by how much the example's largest activation falls when that token alone is deleted; in
-    magnitude, for an activation below zero."""
+    """For each token, by how much the example's largest activation falls when that token alone is deleted; below zero
+    where it rises."""
 
     is_text: bool
     """Whether ``text`` is cut into exactly ``token_ids`` again."""
