@@ -102,7 +102,7 @@ def test_progress_is_told_of_each_feature(site):
 
 @given(seed=st.integers(0, 1000))
 def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
-    """The feature of a transcoder adds to the MLP's output, and reads something else."""
+    """The feature of a transcoder adds to the MLP's output, and reads something else: its bias is none of that."""
     weights = topk_weights()
     sae = SparseAutoencoder(
         W_enc=weights["encoder.weight"].T,
@@ -111,6 +111,7 @@ def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
         b_dec=weights["b_dec"],
         rule=TopK(4),
         subtract_b_dec=False,
+        is_transcoder=True,  # of two places of one width
     )
     origin = Origin(hook="blocks.1.hook_resid_mid", hook_out="blocks.1.hook_mlp_out")
     site = attach(UnifiedSAEInterface(sae, origin=origin), bos_model)
@@ -134,8 +135,10 @@ def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
         example = ActivationExample(
             text="", tokens=("",) * 5, token_ids=tuple(ids), activations=(0.0,) * 5, max_activation=1.0, peak_position=4
         )
-        found = FiringReader(site, 10).read(example, feature).ablation
-    assert [value for _, value in found.raised] == pytest.approx((clean - without).topk(10).values.tolist(), abs=1e-4)
+        found = FiringReader(site, 10).read(example, feature)
+    assert found.residual == pytest.approx(x[0].tolist(), rel=1e-3, abs=1e-4)
+    raised = (clean - without).topk(10).values.tolist()
+    assert [value for _, value in found.ablation.raised] == pytest.approx(raised, abs=1e-4)
 
 
 def test_many_features_are_not_looked_at_unless_asked():
