@@ -5,10 +5,12 @@ import math
 import figure_stress as stress
 import numpy as np
 import pytest
-from page_reader import EVERY_GLYPH_IS_THERE, HEADER, HOSTILE
+import record_factory as make
+from page_reader import EVERY_GLYPH_IS_THERE, HEADER, HOSTILE, hanging_bars
 from PIL import Image
 
-from sae_analysis.visualizer import LIGHT, THEMES, feature_page
+from sae_analysis.visualizer import LIGHT, THEMES, digits, feature_page
+from sae_analysis.visualizer.examples import activation_scale
 from sae_analysis.visualizer.theme import Colour
 
 pytestmark = EVERY_GLYPH_IS_THERE
@@ -69,3 +71,17 @@ def test_a_theme_is_the_same_drawing_in_other_colours(name):
     page = feature_page(HOSTILE["scripts"], HEADER, theme=THEMES[name])
     assert page.lettering == usual.lettering
     assert page.get_facecolor()[:3] == pytest.approx(THEMES[name].paper)
+
+
+def test_the_colour_key_has_no_seams_between_its_colours():
+    """Each colour lies under the next, the last ends with the key: side by side, paper shows between two outlines."""
+    page = feature_page(make.stats())
+    end = digits.number(activation_scale(make.stats()))
+    right = next(item.box.x for item in page.lettering if item.panel == "examples" and item.text == end) - 4
+    keys = []
+    for at in range(2, 24):  # the first two are nearly paper, as others are
+        colour = LIGHT.activation((at + 0.5) / 24, 1.0)
+        keys += [box for box in hanging_bars(page, colour) if box.height == pytest.approx(7) and box.width > 2]
+    assert len(keys) == 22
+    assert [box.right for box in keys[:-1]] == pytest.approx([box.x for box in keys[2:]] + [right])
+    assert keys[-1].right == pytest.approx(right)

@@ -253,3 +253,19 @@ def test_ranks_cannot_be_taken_for_numbers_of_features():
     assert "rank of the feature, 1 the least realised" in words(comparison_page([one] * 4, 1000, HEADER), "realised")
     page = search_page({at: make.synthetic_stats(at) for at in range(4)}, HEADER)
     assert "rank of the feature, 1 the least gain" in words(page, "Gain over one token")
+
+
+def test_real_text_that_is_not_text_and_circles_above_the_steps_are_explained():
+    one, real, synthetic = compared()
+    shown = [*synthetic.search.excerpts]
+    odd = replace(shown[0], synthesis=replace(shown[0].synthesis, is_text=False))
+    for excerpts, is_odd, lies_above in (
+        (shown, False, True),
+        ([odd, *shown[1:]], True, True),
+        ([make.synthetic_example(make.window(12), 11, 1.0, cross_entropy=40.0, token_evaluations=0)], False, False),
+    ):
+        found = replace(synthetic, search=replace(synthetic.search, excerpts=tuple(excerpts)))
+        page = feature_comparison_page(one, real, found, HEADER)
+        assert ("; not text: read again, its text is other tokens" in words(page, "real text cut short")) is is_odd
+        above = "; above the steps: not text, or given up for what is stronger"
+        assert (above in words(page, "fluency")) is lies_above

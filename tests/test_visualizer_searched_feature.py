@@ -10,7 +10,7 @@ from page_reader import EVERY_GLYPH_IS_THERE, HEADER, SEARCHED, compared, hangin
 
 from sae_analysis.comparison import compare_features
 from sae_analysis.records import Histogram, Relaxation
-from sae_analysis.visualizer import LIGHT, digits, feature_comparison_page, feature_page, summary_page
+from sae_analysis.visualizer import LIGHT, Header, digits, feature_comparison_page, feature_page, summary_page
 from sae_analysis.visualizer.theme import PAGE_WIDTH, mix
 
 pytestmark = EVERY_GLYPH_IS_THERE
@@ -250,6 +250,16 @@ def test_no_example_lies_above_the_steps_of_fluency():
 def test_the_fluency_chart_says_what_its_dots_are():
     said = words(feature_page(make.synthetic_stats()), "fluency")
     assert "steps and dots: the strongest found within a cross-entropy; circles: the strongest examples" in said
+
+
+def test_without_bos_a_single_token_is_said_to_stand_behind_another():
+    stats = make.synthetic_stats()
+    behind = ", one token behind a common one, gives 8.73"
+    for bos, is_behind in (("prepended, not counted (bos always)", False), ("not prepended (bos never)", True)):
+        header = Header.of(make.result(provenance=make.provenance(bos=bos)))
+        assert (behind in words(feature_page(stats, header), "title")) is is_behind
+        head = words(summary_page({7: stats}, 1, header, "synthetic"), "summary head")
+        assert ("the one token that fires it most, behind a common one →" in head) is is_behind
 
 
 def test_where_no_token_alone_fires_it_there_are_no_dashes():

@@ -154,9 +154,8 @@ def _excerpts(column: Column, synthetic: FeatureStats, scale: float) -> None:
     if not shown:
         return
     with column.sheet.panel("real text cut short"):
-        column.heading(
-            "Real text cut to the search's length", "without what was in front; bars below: lost without that token"
-        )
+        said = "without what was in front; bars below: lost without that token"
+        column.heading("Real text cut to the search's length", said + examples.meanings_of_marks(shown))
         examples.example_list(column, shown, scale, first_row=2 * _SHOWN)
     column.y += PANEL_GAP
 
@@ -192,6 +191,8 @@ def _fluency(column: Column, synthetic: FeatureStats) -> None:
         else:
             said = "steps and dots: the strongest found within a cross-entropy"
             said += "; circles: real text cut to the same length" if cloud else ""
+            if any(value > max((y for x, y in steps if x <= surprise), default=0.0) for surprise, value in cloud):
+                said += "; above the steps: not text, or given up for what is stronger"
             column.heading("Fluency", said)
             across = Axis.over("cross-entropy, nats per token", [x for x, _ in (*steps, *cloud)])
             up = Axis.of_activations([y for _, y in (*steps, *cloud)])

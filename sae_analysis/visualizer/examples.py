@@ -74,8 +74,7 @@ def _legend(stats: FeatureStats) -> str:
         said += " (pale: gained)"
     said += "; start: what the search began with"
     said += _when(stats, stats.search)
-    met = {mark for example in shown for mark in searches.marks(example)}
-    return said + "".join(f"; {mark}: {meaning}" for mark, meaning in _MEANINGS.items() if mark in met)
+    return said + meanings_of_marks(shown)
 
 
 def _when(stats: FeatureStats, search: FeatureSearch) -> str:
@@ -92,6 +91,12 @@ _MEANINGS = {
 }
 
 
+def meanings_of_marks(shown: Sequence[ActivationExample]) -> str:
+    """Return what a caption adds about the marks that some examples have."""
+    met = {mark for example in shown for mark in searches.marks(example)}
+    return "".join(f"; {mark}: {meaning}" for mark, meaning in _MEANINGS.items() if mark in met)
+
+
 def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
     """Set the scale of the activation colour at the right of the line that comes next."""
     sheet, theme = column.sheet, column.sheet.theme
@@ -103,7 +108,9 @@ def _colour_key(column: Column, scale: float, *, both_signs: bool) -> None:
     step = _KEY_WIDTH / _KEY_STEPS
     for index in range(_KEY_STEPS):
         value = low + (high - low) * (index + 0.5) / _KEY_STEPS
-        sheet.rectangle(Box(x + step * index, column.y + 3, step, 7), theme.activation(value, scale))
+        # Each lies under the next: side by side, outlines leave a seam of paper between two.
+        under_next = Box(x + step * index, column.y + 3, min(2 * step, _KEY_WIDTH - step * index), 7)
+        sheet.rectangle(under_next, theme.activation(value, scale))
     if both_signs:
         _line_under(sheet, Box(x, column.y + 3, _KEY_WIDTH / 2, 7))
     sheet.text(x - 4, baseline, f"activation  {number(low)}", colour=theme.quiet, align="right")

@@ -40,9 +40,11 @@ def feature_page(
 ) -> Page:
     """Return the page of one feature; its height grows with its examples."""
     sheet = Sheet(theme)
-    content = _content(stats, theme.analysis("synthetic" if stats.search else analysis_type))
+    header = header or Header()
+    colour = theme.analysis("synthetic" if stats.search else analysis_type)
+    content = _content(stats, colour, without_bos=header.without_bos)
     scale = examples.activation_scale(stats)
-    page = title_of(sheet, f"Feature {stats.feature_idx}", content.answer, header or Header())
+    page = title_of(sheet, f"Feature {stats.feature_idx}", content.answer, header)
     panels.statistics_strip(page, stats, [*content.facts, *panels.facts_of_weights(stats)])
     page.y += 16
     main = Column(sheet, MARGIN, page.y, INNER_WIDTH - ASIDE_WIDTH - GUTTER)
@@ -64,7 +66,7 @@ def feature_page(
     return sheet.finish(max(main.y, aside.y) + MARGIN / 2, dpi)
 
 
-def _content(stats: FeatureStats, colour: Colour) -> _Content:
+def _content(stats: FeatureStats, colour: Colour, *, without_bos: bool) -> _Content:
     search = stats.search
     if search is None:
         return _Content(
@@ -84,7 +86,7 @@ def _content(stats: FeatureStats, colour: Colour) -> _Content:
         lambda column: panels.firing_tokens(column, stats, colour),
     )
     return _Content(
-        answer=searches.answer(stats, search),
+        answer=searches.answer(stats, search, without_bos=without_bos),
         facts=synthetic_panels.facts_of_search(stats, search),
         panels=(
             *(() if stats.is_dead else on_search),

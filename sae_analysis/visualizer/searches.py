@@ -111,8 +111,11 @@ def marks(example: ActivationExample) -> list[str]:
     return [SINK] * example.synthesis.is_sink + [NOT_TEXT] * (not example.synthesis.is_text)
 
 
-def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
-    """Return the subtitle: what it reaches, on what, at what effort, and what no search would give."""
+def answer(stats: FeatureStats, search: FeatureSearch, *, without_bos: bool = False) -> list[Part]:
+    """Return the subtitle: what it reaches, on what, at what effort, and what no search would give.
+
+    ``without_bos`` says that single tokens were tried behind a common one.
+    """
     caveat = "" if search.is_searched else f"; {NOT_SEARCHED}"
     if stats.is_dead:
         spent = shortened(search.token_evaluations, "token-evaluation")
@@ -121,7 +124,7 @@ def answer(stats: FeatureStats, search: FeatureSearch) -> list[Part]:
         return [f"nothing fired it in {spent}{closest}{caveat}", *pushes(stats)]
     reached = f"reaches {number(largest(stats))}"
     found = [reached, *_on_what(stats.examples[0])] if stats.examples else [reached]
-    return [*found, _effort(stats, search) + caveat, *_alone(search), *pushes(stats)]
+    return [*found, _effort(stats, search) + caveat, *_alone(search, without_bos=without_bos), *pushes(stats)]
 
 
 def _effort(stats: FeatureStats, search: FeatureSearch) -> str:
@@ -130,11 +133,12 @@ def _effort(stats: FeatureStats, search: FeatureSearch) -> str:
     return f" in {spent}" if after is None else f", found after {count(after)} of {spent}"
 
 
-def _alone(search: FeatureSearch) -> list[Part]:
+def _alone(search: FeatureSearch, *, without_bos: bool) -> list[Part]:
     token, value = search.single_token
     if value == 0:
         return ["; no token alone fires it"]
-    return ["; ", Quoted((token,)), f" alone gives {number(value)}"]
+    how = ", one token behind a common one, gives" if without_bos else " alone gives"
+    return ["; ", Quoted((token,)), f"{how} {number(value)}"]
 
 
 def _on_what(example: ActivationExample) -> list[Part]:

@@ -95,10 +95,11 @@ def summary_page(
     shown = ordered[(page - 1) * ROWS_PER_SUMMARY : page * ROWS_PER_SUMMARY]
     sheet = Sheet(theme)
     title = f"Summary, page {page} of {pages}" if pages > 1 else "Summary"
-    column = title_of(sheet, title, [_answer(ordered)], header or Header())
+    header = header or Header()
+    column = title_of(sheet, title, [_answer(ordered)], header)
     found = [(stats, stats.search) for stats in ordered if stats.search]
     limits = _effort_range([search for _, search in found]) if found else _common_range(ordered)
-    head = (_head_of_searches if found else _head_on_text)(limits)
+    head = _head_of_searches(limits, without_bos=header.without_bos) if found else _head_on_text(limits)
     _set_head(column, head)
     for index, stats in enumerate(shown):
         row = (
@@ -161,7 +162,8 @@ def _head_on_text(limits: Limits | None) -> _Head:
     )
 
 
-def _head_of_searches(limits: Limits | None) -> _Head:
+def _head_of_searches(limits: Limits | None, *, without_bos: bool) -> _Head:
+    single = "the one token that fires it most" + (", behind a common one" if without_bos else "")
     spark = ("", "")
     if limits:
         low, high = (_whole(round(10.0**limit)) for limit in limits)
@@ -171,7 +173,7 @@ def _head_of_searches(limits: Limits | None) -> _Head:
         spark_width=56.0,
         numbers=(("strongest", "one token"), ("nats/token", "gain")),
         number_width=44.0,
-        words=(_COLOURED, "the one token that fires it most  →  tokens it pushes towards"),
+        words=(_COLOURED, f"{single}  →  tokens it pushes towards"),
         words_from=206.0,
         arrow_at=0.36,
     )

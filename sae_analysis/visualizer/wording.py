@@ -40,12 +40,21 @@ class Header:
     hook: str = ""
     corpus: str = ""
     fit: Fit | None = None
+    without_bos: bool = False
+    """Whether no BOS stands in front, so that a single token is tried behind a common one."""
 
     @classmethod
     def of(cls, result: AnalysisResult) -> "Header":
         """Return the header of a finished analysis."""
         source = result.provenance
-        return cls(sae=source.sae, model=source.model, hook=source.place, corpus=source.corpus, fit=result.fit)
+        return cls(
+            sae=source.sae,
+            model=source.model,
+            hook=source.place,
+            corpus=source.corpus,
+            fit=result.fit,
+            without_bos=source.bos.startswith("not prepended"),
+        )
 
     def parts(self) -> list[tuple[str, str]]:
         """Return names and values in the order they are shown."""
