@@ -83,11 +83,11 @@ ROWS = [
     ("synthetic --fluency nan", "argument --fluency: expected a number from 0 to 1, got 'nan'"),
     ("compare --fluency most", "argument --fluency: expected a number from 0 to 1, got 'most'"),
     ("synthetic --learning-rate 1e300", "argument --learning-rate: expected a number above 0, at most 1,000,000, got '1e300'"),
-    ("real --seq-len 129", "seq_len 129 is more than {model} was made for: give at most 128."),
-    ("real --seq-len 1 --bos always", "seq_len 1 leaves no token beside BOS: give at least 2."),
+    ("real --seq-len 129", "--seq-len 129 is more than {model} was made for: give at most 128."),
+    ("real --seq-len 1 --bos always", "--seq-len 1 leaves no token beside BOS: give at least 2."),
     ("real --max-tokens 15", "The corpus has 15 tokens to count, in 1 document: statistics need at least 16. Give more text."),
-    ("synthetic --seq-len 129", "seq_len 129 is more than {model} was made for: give at most 128."),
-    ("synthetic --seq-len 128 --bos always", "seq_len 128 is more than {model} was made for beside BOS: give at most 127."),
+    ("synthetic --seq-len 129", "--seq-len 129 is more than {model} was made for: give at most 128."),
+    ("synthetic --seq-len 128 --bos always", "--seq-len 128 is more than {model} was made for beside BOS: give at most 127."),
     # Features.
     *(
         (f"{mode} --features {shlex.quote(text)}", f"features '{text.strip()}' cannot be read at '{part}': expected {GRAMMAR}.")
@@ -113,15 +113,15 @@ ROWS = [
     ("synthetic --features random:49", "49 features were asked for: the SAE has 48. Ask for fewer."),
     (
         "synthetic --features dead:3",
-        "features top:N, top:N:max and dead:N ask what features do on text, and no text was read: give a corpus to "
-        "scan, or a real result of all features.",
+        "features top:N, top:N:max and dead:N ask what features do on text, and no text was read: give a --corpus to "
+        "scan, or a --real result of all features.",
     ),
-    ("synthetic --features top:3 --real {real}", "the real result describes 2 of 48 features: give a corpus to scan, or"),
+    ("synthetic --features top:3 --real {real}", "the real result describes 2 of 48 features: give a --corpus to scan, or"),
     ("compare --features 0,48", "Feature 48 does not exist: the SAE has features 0 to 47."),
     (
         "compare --features 7 --real {real}",
-        "The real result describes 2 features (0 to 1), and features asks for feature 7: they have none in "
-        "common. Give a result of these features, or leave features out.",
+        "The real result describes 2 features (0 to 1), and --features asks for feature 7: they have none in "
+        "common. Give a result of these features, or leave --features out.",
     ),
     (
         "compare --real {real} --synthetic {synthetic} --features 0,7",
@@ -161,7 +161,7 @@ ROWS = [
             ("--storage {tmp}", "--storage"), ("--chunk-size 9", "--chunk-size"), ("--real {real} --max-tokens 5", "--max-tokens"),
         )
     ),
-    ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and features asks"),
+    ("compare --features 7 --synthetic {synthetic}", "The synthetic result describes 2 features (0 to 1), and --features asks"),
     # Names that name nothing.
     *(
         (f"real --{option} ''", f"argument --{option}: expected a path or a name, got nothing")
@@ -183,7 +183,7 @@ ROWS = [
         "blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.0.hook_attn_out, blocks.0.hook_resid_mid, "
         "blocks.0.mlp.hook_in, blocks.0.hook_mlp_out and 13 more.",
     ),
-    ("real --hook-out blocks.1.hook_mlp_out", "hook_out is where a transcoder writes, and this SAE writes where it reads: drop the option."),
+    ("real --hook-out blocks.1.hook_mlp_out", "--hook-out is where a transcoder writes, and this SAE writes where it reads: drop the option."),
     ("synthetic --hook nowhere", "Hook 'nowhere' does not exist in {model}. Nearest: "),
     # Machine.
     ("real --device gpu", "device gpu cannot be used: Expected one of cpu, cuda"),

@@ -248,8 +248,8 @@ ROWS = [
     ("real --sae {odd_width_sae} --hook auto", "7"),
     (
         "real --sae {shifted_sae}",
-        "and a mean would reach 0. Check hook (inspect tries them all), bos and model, or look at the results anyway with "
-        "allow_poor_fit.",
+        "and a mean would reach 0. Check --hook (inspect tries them all), --bos and --model, or look at the results anyway with "
+        "--allow-poor-fit.",
     ),
     ("real --sae {no_config_json}", "SAE configuration {no_config_json}/config.json is not JSON: "),
     ("real --sae {cut_config}", "SAE configuration {cut_config}/config.json is not JSON: "),

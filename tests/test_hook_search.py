@@ -285,7 +285,7 @@ def test_an_sae_that_fits_no_place_is_told_so(model):
         attach(sae, model, "auto")
     assert str(caught.value) == (
         f"The SAE fits no place of {model.name} (best explained variance {best.explained_variance:.3g} at "
-        f"{best.place}, on 512 tokens): give the model that it was trained on, or check bos."
+        f"{best.place}, on 512 tokens): give the model that it was trained on, or check `bos`."
     )
 
 
@@ -296,7 +296,7 @@ def test_an_sae_without_a_clear_place_lists_the_candidates(model):
     listed = ", ".join(f"{score.place} {score.explained_variance:.3f}" for score in scores[:6])
     assert str(caught.value) == (
         f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained variance on "
-        f"512 tokens: {listed} and {len(scores) - 6} more. Name one as hook, or give the SAE's own model."
+        f"512 tokens: {listed} and {len(scores) - 6} more. Name one as `hook`, or give the SAE's own model."
     )
 
 

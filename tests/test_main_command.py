@@ -8,6 +8,7 @@ import pytest
 from command_runs import ROOT, make_folder, write
 from conftest import D_SAE
 
+from sae_analysis.errors import CorpusError
 from sae_analysis.feature_selection import GRAMMAR
 from sae_analysis.main import main
 
@@ -83,6 +84,25 @@ def test_a_message_of_several_lines_is_printed_on_one(typed, capsys, monkeypatch
     monkeypatch.setattr(feature_selection, "parse_features", fail)
     assert main(typed()) == 2
     assert capsys.readouterr().err == "error: first second\n"
+
+
+OF_OPTIONS = [
+    ("Name it with text_field.", "Name it with --text-field."),
+    ("seq_len 1 leaves no token: give max_tokens.", "--seq-len 1 leaves no token: give --max-tokens."),
+    ("Check `hook` and `bos`: the hook is wrong", "Check --hook and --bos: the hook is wrong"),
+    ("`d_in` and `budget` are no options here, nor is list_length", None),
+    ("the field 'max_tokens', /tmp/max_tokens, max_tokens/a, max_tokens.txt, my_max_tokens, --max_tokens=3", None),
+]
+
+
+@pytest.mark.parametrize(("message", "said"), OF_OPTIONS)
+def test_an_error_of_the_library_names_options_where_its_parameters_are_some(typed, capsys, monkeypatch, message, said):
+    def fail(*_, **__):
+        raise CorpusError(message)
+
+    monkeypatch.setattr("sae_analysis.main.real.read_text", fail)
+    assert main(typed()) == 2
+    assert capsys.readouterr().err == f"error: {said or message}\n"
 
 
 @pytest.mark.parametrize("manner", ["--quiet", ""])

@@ -239,8 +239,8 @@ def test_a_poor_fit_ends_the_run_unless_allowed(model: LanguageModel, tmp_path: 
     assert value < 0
     assert str(error.value) == (
         f"The SAE does not fit blocks.1.hook_resid_post of {model.name}: its explained variance is {value:.3g}, and a "
-        "mean would reach 0. Check hook (inspect tries them all), bos and model, or look at the results anyway with "
-        "allow_poor_fit."
+        "mean would reach 0. Check `hook` (inspect tries them all), `bos` and `model`, or look at the results anyway "
+        "with allow_poor_fit."
     )
 
 

@@ -169,7 +169,7 @@ def test_a_fit_worse_than_the_mean_is_refused(value, shown):
         check_fit(value, "hook of model")
     assert str(caught.value) == (
         f"The SAE does not fit hook of model: its explained variance is {shown}, and a mean would reach 0. Check "
-        "hook (inspect tries them all), bos and model, or look at the results anyway with allow_poor_fit."
+        "`hook` (inspect tries them all), `bos` and `model`, or look at the results anyway with allow_poor_fit."
     )
 
 

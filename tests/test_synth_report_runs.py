@@ -71,7 +71,7 @@ def test_a_real_result_of_something_else_is_refused(site, real, bos_model):
         other = replace(real, provenance=replace(real.provenance, **changes))
         return refusal(OutputError, synthesize, site, parse_features("3"), SHORT, real=other)
 
-    advice = "Give a real.json of the same model, SAE and hook, or drop --real."
+    advice = "Give a real.json of the same model, SAE and hook, or drop `real`."
     ours = f"{bos_model.name} (hash {bos_model.fingerprint[:12]})"
     assert refused(model="gpt2", model_sha256="0" * 64) == (
         f"The real result is of another model: it was made with gpt2 (hash {'0' * 12}), and the search is to run on "
@@ -95,7 +95,7 @@ def test_a_real_result_of_something_else_is_refused(site, real, bos_model):
         f"TopK(k={K}). {advice}"
     )
     assert refused(analysis="synthetic") == (
-        "A result of 'synthetic' was given as real text to begin with: give a real.json, or drop --real."
+        "A result of 'synthetic' was given as real text to begin with: give a real.json, or drop `real`."
     )
 
 
@@ -129,7 +129,7 @@ def test_what_text_decides_is_read_off_a_real_analysis_of_all_features(site, rea
     if dead:
         assert plan(site, parse_features("dead:1"), SHORT, real).features == (dead[0],)
     question = "features top:N, top:N:max and dead:N ask what features do on text, and "
-    advice = ": give a corpus to scan, or a real result of all features."
+    advice = ": give a `corpus` to scan, or a `real` result of all features."
     assert refusal(FeatureError, plan, site, parse_features("top:4"), SHORT) == f"{question}no text was read{advice}"
     some = replace(real, features=stats[:9])
     assert refusal(FeatureError, plan, site, parse_features("dead:4"), SHORT, some) == (

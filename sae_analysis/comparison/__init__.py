@@ -244,8 +244,8 @@ def check_common(given: AnalysisResult, features: Sequence[int]) -> None:
     """
     if not given.by_feature().keys() & set(features):
         raise OutputError(
-            f"The {given.provenance.analysis} result describes {_listed(given.by_feature())}, and features asks for "
-            f"{_listed(features)}: they have none in common. Give a result of these features, or leave features out."
+            f"The {given.provenance.analysis} result describes {_listed(given.by_feature())}, and `features` asks for "
+            f"{_listed(features)}: they have none in common. Give a result of these features, or leave `features` out."
         )
 
 

@@ -10,7 +10,7 @@ from importlib import metadata
 
 from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.main import comparing, exporting, inspection, merging, real, redrawing, synthetic
-from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, PrintCompletion
+from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, PrintCompletion, with_options
 from sae_analysis.main.examples import examples_of
 from sae_analysis.main.repeating import arguments_of
 from sae_analysis.main.screen import print_error, say, set_manner
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a reader that has gone away is noticed here, not while Python ends
         return code
     except SAEAnalysisError as error:
-        print_error(str(error))
+        print_error(with_options(str(error), options))
         return EXIT_USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written, nor complained of

@@ -108,6 +108,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
+def with_options(message: str, options: argparse.Namespace) -> str:
+    """Return an error of the library with the options in it that its parameters are in the mode that was typed.
+
+    A parameter is known by an underscore, or by backticks where it might be a word like any other; what stands in
+    quotes or is part of a name of something else is left alone.
+    """
+    known = "|".join(map(re.escape, vars(options)))
+    return re.sub(
+        rf"`(?P<marked>{known})`|(?<![\w./'`-])(?=\w+_)(?P<plain>{known})(?![\w/'`=]|\.\w)",
+        lambda found: "--" + (found["marked"] or found["plain"]).replace("_", "-"),
+        message,
+    )
+
+
 # --- options that several modes share ------------------------------------------------------------------------------
 
 

@@ -214,13 +214,13 @@ def _decided(
     if winner is None and (best := least_bad(search.scores)):
         raise ModelError(
             f"The SAE fits no place of {model.name} ({best}, on {counted(search.tokens, 'token')}): give the model "
-            "that it was trained on, or check bos."
+            "that it was trained on, or check `bos`."
         )
     if winner is None:
         best = listed((f"{score.place} {score.explained_variance:.3f}" for score in search.scores), _LISTED)
         raise ModelError(
             f"The SAE does not say where it reads, and no hook of {model.name} is clearly its place. Explained "
-            f"variance on {counted(search.tokens, 'token')}: {best}. Name one as hook, or give the SAE's own "
+            f"variance on {counted(search.tokens, 'token')}: {best}. Name one as `hook`, or give the SAE's own "
             "model."
         )
     return (winner.hook, winner.hook_out), search.readings[winner.reading]

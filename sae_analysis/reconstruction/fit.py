@@ -148,6 +148,6 @@ def check_fit(explained_variance: float, description: str) -> None:
     if not explained_variance >= 0:
         raise FitError(
             f"The SAE does not fit {description}: its explained variance is {explained_variance:.3g}, and a mean "
-            "would reach 0. Check hook (inspect tries them all), bos and model, or look at the results anyway with "
-            "allow_poor_fit."
+            "would reach 0. Check `hook` (inspect tries them all), `bos` and `model`, or look at the results anyway "
+            "with allow_poor_fit."
         )

@@ -145,8 +145,8 @@ def _features(site: Site, selection: FeatureSelection, seed: int, real: AnyResul
     if set(known) != set(everything):
         found = f"the real result describes {len(known)} of {len(everything)} features" if known else "no text was read"
         raise FeatureError(
-            f"features top:N, top:N:max and dead:N ask what features do on text, and {found}: give a corpus to "
-            "scan, or a real result of all features."
+            f"features top:N, top:N:max and dead:N ask what features do on text, and {found}: give a `corpus` to "
+            "scan, or a `real` result of all features."
         )
     stats = [known[feature] for feature in everything]
     return selection.after_data([one.active_count for one in stats], [_magnitude(one) for one in stats])

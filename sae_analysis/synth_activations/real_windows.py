@@ -56,14 +56,14 @@ def check_origin(result: AnalysisResult, site: Site, wanted: str = "real") -> No
     if run.analysis != wanted:
         meant = "real text to begin with" if wanted == "real" else "a search"
         raise OutputError(
-            f"A result of '{run.analysis}' was given as {meant}: give a {wanted}.json, or drop --{wanted}."
+            f"A result of '{run.analysis}' was given as {meant}: give a {wanted}.json, or drop `{wanted}`."
         )
     for what, is_same, theirs, ours in _must_be_same(run, site):
         if not is_same:
             raise OutputError(
                 f"The {wanted} result is of another {what}: it was made with {theirs}, and the "
                 f"{'search' if wanted == 'real' else 'reading'} is to run on {ours}. "
-                f"Give a {wanted}.json of the same model, SAE and hook, or drop --{wanted}."
+                f"Give a {wanted}.json of the same model, SAE and hook, or drop `{wanted}`."
             )
 
 
