@@ -387,6 +387,12 @@ def test_a_budget_that_beginnings_use_up_is_said(options, tmp_path, capsys):
     assert main([*run, "--budget", "20000", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert "beginnings" not in printed["report"]["search"]
+    assert main([*run, "--budget", "4000"]) == 0
+    [little] = read_result(tmp_path / "synthetic.json").features
+    spent, in_all = little.search.beginnings, little.search.token_evaluations
+    assert in_all / 2 < spent < in_all
+    assert f"; beginnings took {spent:,} of {in_all:,}: a larger --budget searches longer\n" in capsys.readouterr().out
+    assert main([*run, "--budget", "20000"]) == 0
     assert printed["numbers"]["not_searched"] == 0
     [longer] = read_result(tmp_path / "synthetic.json").features
     assert 0 < longer.search.beginnings < longer.search.token_evaluations
@@ -398,13 +404,24 @@ def test_a_search_without_a_step_is_said_where_its_results_are_compared(tmp_path
     hasty = replace(one, search=replace(one.search, beginnings=one.search.token_evaluations))
     write_result(real, tmp_path / "real.json")
     command = ["compare", "--real", str(tmp_path / "real.json"), "--synthetic", str(tmp_path / "synthetic.json")]
-    for features, of in (((hasty, other), " for 1 of 2 features"), ((hasty,), "")):
+    some = replace(other, search=replace(other.search, beginnings=50_001))
+    least = replace(other, search=replace(other.search, beginnings=50_000))
+    all_of_it = "beginnings alone took 100,000{}, and nothing was searched: give a larger --budget"
+    for features, said in (
+        ((hasty, other), all_of_it.format(" for 1 of 2 features")),
+        ((hasty,), all_of_it.format("")),
+        ((hasty, some), all_of_it.format(" for 1 of 2 features")),
+        ((some,), "beginnings took 50,001 of 100,000: a larger --budget searches longer"),
+        ((one, some), "beginnings took 50,001 of 100,000 for 1 of 2 features: a larger --budget searches longer"),
+        ((least,), ""),
+    ):
         write_result(replace(synthetic, features=features), tmp_path / "synthetic.json")
         assert main([*command, "--no-figures", "--output", str(tmp_path)]) == 0
-        said = f"Search:   beginnings alone took 100,000{of}, and nothing was searched: give a larger --budget\n"
         printed = capsys.readouterr().out
-        assert said in printed
-        assert "same trigger: 1 (1 unsettled)" in printed
+        assert (f"Search:   {said}\n" if said else "") in printed
+        assert ("Search: " in printed) is bool(said)
+        if hasty in features:
+            assert "same trigger: 1 (1 unsettled)" in printed
 
 
 def test_demo_is_what_stands_there_if_nothing_is_given():

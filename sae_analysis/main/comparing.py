@@ -215,7 +215,7 @@ def _rows(found: "ComparisonResult", does: "AnalysisResult", could: "AnalysisRes
     middle = "nothing, since nothing fired"
     if realised:
         middle = f"{percent(statistics.median(realised))} (median) of what the search reached"
-    caveat = synthetic.not_searched(could)
+    caveat = synthetic.hardly_searched(could)
     return {
         "Compared": f"{counted(len(found.features), 'feature')} on {counted(found.token_count, 'token')}{others}",
         "Verdicts": "; ".join(
