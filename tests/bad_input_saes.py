@@ -199,7 +199,9 @@ ROWS = [
     ("real --sae {tmp}/no", "SAE {tmp}/no does not exist: give a checkpoint file, the folder that holds it, or a hub name such as owner/repository/folder."),
     ("real --sae no-one/no-such/sae", "SAE 'no-one/no-such/sae' is no local path, and no hub or cache could give it: "),
     ("real --sae saelens:no/such", "SAE 'saelens:no/such' is a name of SAELens, which is not installed"),
-    ("real --sae {empty_folder}", "SAE folder {empty_folder} holds no weight file (.safetensors, .npz, .pt, .pth, .bin): give the checkpoint's folder."),
+    ("real --sae {empty_folder}", "SAE folder {empty_folder} holds no weight file: expected one that ends in .safetensors, .npz, .pt, "
+        ".pth or .bin, such as sae_weights.safetensors or ae.pt, in it or up to 3 folders below."),
+    ("inspect --sae {model}/config.json", "SAE {model}/config.json is a configuration and no weights: give the folder, {model}."),
     ("real --sae {several_saes}", "SAE folder {several_saes} holds 2 weight files (a.pt, b.pt): name the one to read."),
     ("real --sae {sae_pipe}", "SAE {sae_pipe} is no regular file: give a checkpoint file or the folder that holds it."),
     ("real --sae {empty_pt}", "SAE {empty_pt} is damaged or cut short: EOFError. Fetch it again."),

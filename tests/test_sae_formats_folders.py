@@ -59,9 +59,16 @@ def test_an_earlier_checkpoint_has_the_configuration_of_the_folder_above(tmp_pat
 
 def test_a_folder_without_weights(tmp_path):
     assert refusal(tmp_path) == (
-        f"SAE folder {tmp_path} holds no weight file (.safetensors, .npz, .pt, .pth, .bin): give the checkpoint's "
-        "folder."
+        f"SAE folder {tmp_path} holds no weight file: expected one that ends in .safetensors, .npz, .pt, .pth or .bin, "
+        "such as sae_weights.safetensors or ae.pt, in it or up to 3 folders below."
     )
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "config.yaml"])
+def test_a_configuration_given_as_the_checkpoint(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    wanted = f"SAE {tmp_path / name} is a configuration and no weights: give the folder, {tmp_path}."
+    assert refusal(tmp_path / name) == wanted
 
 
 def test_a_folder_with_several_weight_files(tmp_path):

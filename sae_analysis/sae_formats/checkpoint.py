@@ -119,6 +119,8 @@ class Checkpoint:
 
 def _weight_file(path: Path) -> Path:
     if path.is_file():
+        if path.suffix in _LARGEST_CONFIG:
+            raise SAEFormatError(f"SAE {path} is a configuration and no weights: give the folder, {path.parent}.")
         return path
     if path.exists() and not path.is_dir():
         raise SAEFormatError(f"SAE {path} is no regular file: give a checkpoint file or the folder that holds it.")
@@ -136,7 +138,8 @@ def _weight_file(path: Path) -> Path:
             names = listed((file.relative_to(path) for file in found), _LISTED)
             raise SAEFormatError(f"SAE folder {path} holds {len(found)} weight files ({names}): name the one to read.")
     raise SAEFormatError(
-        f"SAE folder {path} holds no weight file ({', '.join(WEIGHT_SUFFIXES)}): give the checkpoint's folder."
+        f"SAE folder {path} holds no weight file: expected one that ends in {', '.join(WEIGHT_SUFFIXES[:-1])} or "
+        f"{WEIGHT_SUFFIXES[-1]}, such as sae_weights.safetensors or ae.pt, in it or up to {_DEEPEST} folders below."
     )
 
 
