@@ -340,18 +340,27 @@ def a_k_of_two_numbers(root):
     return bare(root, selecting_keys(plain(), 3) | {"k": torch.tensor([4, 4])})
 
 
-@near("Found keys: lm_head.weight, model.layers.0.mlp.down_proj.weight", "and 33 more")
+@near(
+    "is in no known layout: its keys are a language model's. The SAE is wanted here (in Python it comes first). "
+    "Found keys: lm_head.weight, model.layers.0.mlp.down_proj.weight",
+    "and 33 more.",
+)
 def the_weights_of_a_language_model(root):
     keys = {f"model.layers.{i}.mlp.down_proj.weight": torch.ones(2, 2) for i in range(40)}
     return bare(root, keys | {"lm_head.weight": torch.ones(2, 2)}, "pytorch_model.bin")
 
 
-@near("Found keys: none. Nearest is")
+@near("Found keys: dec, enc. No layout has any of these: see docs/formats.md, or docs/adding_an_architecture.md")
+def keys_of_no_layout(root):
+    return bare(root, {"enc": torch.ones(6, 10), "dec": torch.ones(10, 6)})
+
+
+@near("Found keys: none. No layout has any of these: see docs/formats.md")
 def a_file_without_tensors(root):
     return bare(root, {"step": 7, "name": "sae"})
 
 
-@near("Found keys: none. Nearest is")
+@near("Found keys: none. No layout has any of these: see docs/formats.md")
 def an_empty_file_of_tensors(root):
     return write_safetensors(root / "sae.safetensors", {})
 

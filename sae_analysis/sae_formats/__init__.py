@@ -45,6 +45,9 @@ _READERS: tuple[Callable[[Checkpoint], UnifiedSAEInterface | None], ...] = tuple
 _LAYOUTS: tuple[Layout, ...] = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 """What a file without configuration may be; of two that fit, the first is meant."""
 
+_OF_LANGUAGE_MODELS = {"embed_tokens", "embed_in", "lm_head", "wte", "word_embeddings", "tok_embeddings"}
+"""Parts of a key that only a language model has: embedding and unembedding of tokens."""
+
 
 def load_sae(path: str | Path) -> UnifiedSAEInterface:
     """Load an SAE from a file or folder, whatever its layout, or by name.
@@ -81,12 +84,26 @@ def read_checkpoint(checkpoint: Checkpoint) -> UnifiedSAEInterface:
     for layout in _LAYOUTS:
         if layout.misfit(checkpoint.tensors) is None:
             return layout.read(checkpoint, f"keys {_listed(checkpoint)}")
-    misfits = [(layout, misfit) for layout in _LAYOUTS if (misfit := layout.misfit(checkpoint.tensors))]
+    found = f"Found keys: {_listed(checkpoint) or 'none'}."
+    if any(set(key.split(".")) & _OF_LANGUAGE_MODELS for key in checkpoint.tensors):
+        raise SAEFormatError(
+            f"SAE {checkpoint.path} is in no known layout: its keys are a language model's. The SAE is wanted here (in "
+            f"Python it comes first). {found}"
+        )
+    misfits = [
+        (layout, misfit)
+        for layout in _LAYOUTS
+        if layout.keys & checkpoint.tensors.keys() and (misfit := layout.misfit(checkpoint.tensors))
+    ]
+    if not misfits:
+        raise SAEFormatError(
+            f"SAE {checkpoint.path} is in no known layout. {found} No layout has any of these: see docs/formats.md, or "
+            "docs/adding_an_architecture.md to add one."
+        )
     layout, misfit = min(misfits, key=lambda pair: pair[1].size)
-    known = sorted({description.partition(":")[0] for description in layout.weights.values()})
+    keys = ", ".join(sorted(layout.keys))
     raise SAEFormatError(
-        f"SAE {checkpoint.path} is in no known layout. Found keys: {_listed(checkpoint) or 'none'}. Nearest is "
-        f"{layout.name} ({', '.join(known)}), but: {misfit}."
+        f"SAE {checkpoint.path} is in no known layout. {found} Nearest is {layout.name} ({keys}), but: {misfit}."
     )
 
 

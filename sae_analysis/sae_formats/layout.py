@@ -91,6 +91,11 @@ class Layout:
     about: Callable[[Checkpoint], Mapping[str, Any]]
     """Returns the fields of ``Origin`` that the checkpoint speaks of: hook, model, prepend_bos …"""
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys that its files must have."""
+        return frozenset(_by_key(self.weights))
+
     def misfit(self, tensors: Mapping[str, Tensor]) -> Misfit | None:
         """Return in what a file differs, or None if it fits."""
         required, optional = _by_key(self.weights), _by_key(self.optional)
