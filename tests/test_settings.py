@@ -5,6 +5,8 @@ import pytest
 from sae_analysis.corpus import Windowing
 from sae_analysis.errors import SettingError
 from sae_analysis.real_activations import RealSettings
+from sae_analysis.reconstruction import attach
+from sae_analysis.sae_formats import load_sae
 from sae_analysis.synth_activations import SynthSettings
 
 
@@ -35,6 +37,20 @@ def test_an_unknown_way_to_encode_is_refused():
     with pytest.raises(SettingError) as caught:
         RealSettings(encoder="fast")  # pyright: ignore[reportArgumentType]
     assert str(caught.value) == "encoder is 'fast': give one of auto, dense, screened."
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"bos": "allways"}, "bos is 'allways': give one of auto, always, never."),
+        ({"centre": "yes"}, "center_residual is 'yes': give one of auto, on, off."),
+        ({"sign": "+"}, "vsae_sign is '+': give one of auto, relu, signed."),
+    ],
+)
+def test_an_unknown_word_is_refused_and_not_taken_for_no(sae_folder, model, given, said):
+    with pytest.raises(SettingError) as caught:
+        attach(load_sae(sae_folder), model, **given)
+    assert str(caught.value) == said
 
 
 def test_the_least_values_are_taken():

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from sae_analysis.corpus import Document
-from sae_analysis.errors import FitError, ModelError, SAEFormatError
+from sae_analysis.errors import FitError, ModelError, SAEFormatError, check_choice
 from sae_analysis.language_model import LanguageModel
 from sae_analysis.reconstruction.search import HookSearch, Progress, least_bad, no_place, places, search_hook
 from sae_analysis.reconstruction.site import BosPolicy, Site
@@ -59,8 +59,12 @@ def attach(
         ModelError: no such hook, or none that is the SAE's, or clearly so.
         FitError: the hook's width is not the SAE's.
         SAEFormatError: a reading that this SAE does not have.
+        SettingError: a word for BOS, centring or sign that is none of theirs.
     """
     sae = sae.to(model.device)
+    check_choice(get_args(BosPolicy), bos=bos)
+    check_choice(get_args(Switch), center_residual=centre)
+    check_choice(get_args(Sign), vsae_sign=sign)
     prepend_bos, words = _bos(sae, model, bos)
     _warn(sae, model)
     sae, centre = _centred(sae, model, centre)
