@@ -269,3 +269,12 @@ def test_real_text_that_is_not_text_and_circles_above_the_steps_are_explained():
         assert ("; not text: read again, its text is other tokens" in words(page, "real text cut short")) is is_odd
         above = "; above the steps: not text, or given up for what is stronger"
         assert (above in words(page, "fluency")) is lies_above
+
+
+def test_names_of_the_numbers_stand_apart():
+    one, real, synthetic = compared()
+    page = feature_comparison_page(one, real, synthetic, HEADER)
+    names = ["real maximum", "synthetic maximum", "realised", "tokens to meet it", "as fluent as text"]
+    names += ["one token alone", "behind other text"]
+    boxes = [next(item.box for item in page.lettering if item.text == name) for name in names]
+    assert all(right.x - left.right > 8 for left, right in pairwise(boxes))

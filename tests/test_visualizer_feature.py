@@ -237,3 +237,12 @@ def test_examples_over_the_range_are_named_by_what_they_span():
         assert re.findall(r"(\w+): quantiles", words(page, "bands")) == named
         for lower, upper in bands:
             assert f"quantiles {lower * 100:.3g}–{upper * 100:.3g} % of its activation" in words(page, "bands")
+
+
+def test_a_document_has_one_name_beside_narrow_and_wide_examples():
+    stats = make.stats(example_count=30)
+    named = [replace(example, source="tinystories_of_the_year_1000.jsonl#748") for example in stats.examples]
+    page = feature_page(replace(stats, examples=tuple(named), example_bands=()))
+    shown = [item.text for item in page.lettering if item.panel == "examples" and item.text.endswith("#748")]
+    assert len(shown) == 30
+    assert len({*shown}) == 1

@@ -133,6 +133,12 @@ def test_what_has_no_ink_is_shown_by_a_sign(token, seen):
     assert "".join(piece.text for piece in pieces_of(["a", token, "b"])) == f"a{seen}b"
 
 
+@pytest.mark.parametrize(("token", "seen"), [("\xa0", "⍽"), ("\u200a", "⟨U+200A⟩"), ("\u3000", "⟨U+3000⟩"), (" ", "·")])
+def test_in_lists_unusual_spaces_are_told_apart(token, seen):
+    assert "".join(placed.piece.text for placed in set_label(token, 100, 10).placed) == seen
+    assert "".join(piece.text for piece in pieces_of(["a", token, "b"])) == f"a{'·' if token == ' ' else '⍽'}b"
+
+
 def test_tokens_that_share_a_character_each_have_a_cell_of_their_own_colour():
     example = make.example(("<0xE4>", "<0xBD>", "<0xA0>"), 1, activations=(2.0, 10.0, 0.0))
     page = feature_page(make.stats(examples=(example,), example_bands=()))

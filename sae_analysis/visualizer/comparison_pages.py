@@ -21,6 +21,9 @@ from sae_analysis.visualizer.wording import Header, Part, few_firings
 _SHOWN, _CUT = 4, 2
 """Examples of each kind on a feature's page, and of real text cut to the length of the search."""
 
+_FACT_PARTS = (0.135, 0.165, 0.145, 0.15, 0.135, 0.135, 0.135)
+"""Of the width, what each number under the title takes: the longest name has more, that none touches the next."""
+
 _EFFECTS = 6
 _HALF_COLUMN_GAP = 10.0
 _CHART = 118.0
@@ -59,7 +62,7 @@ def feature_comparison_page(
     page = title_of(
         sheet, f"Feature {comparison.feature_idx}: real beside synthetic", _answer(comparison), header or Header()
     )
-    fact_strip(page, _facts(comparison))
+    fact_strip(page, _facts(comparison), _FACT_PARTS)
     page.y += 12
     width = (INNER_WIDTH - GUTTER) / 2
     left = Column(sheet, MARGIN, page.y, width)

@@ -148,7 +148,8 @@ def _example(column: Column, example: ActivationExample, scale: float, row: int)
     baseline = top + BODY_LEADING + 6
     for note, is_mark in _notes(example):
         ink = sheet.theme.ink if is_mark else sheet.theme.quiet
-        sheet.text(right, baseline, note, colour=ink, bold=is_mark, align="right", width=notes - 8)
+        # However much room there is, a document has one name on the page.
+        sheet.text(right, baseline, note, colour=ink, bold=is_mark, align="right", width=_VALUE_WIDTH - 8)
         baseline += SMALL_LEADING - 1
     column.y = max(column.y, baseline - 6)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 from sae_analysis.records import FeatureStats, TokenActivity, TokenValues
 from sae_analysis.visualizer import plots, wording
@@ -48,13 +49,16 @@ def facts_of_weights(stats: FeatureStats) -> list[Fact]:
     ]
 
 
-def fact_strip(column: Column, facts: Sequence[Fact]) -> None:
-    """Set numbers side by side, each below its name."""
+def fact_strip(column: Column, facts: Sequence[Fact], parts: Sequence[float] = ()) -> None:
+    """Set numbers side by side, each below its name.
+
+    ``parts`` are the shares of the column's width that they take, of one in all; equal ones if not given.
+    """
     sheet, quiet = column.sheet, column.sheet.theme.quiet
-    step = column.width / len(facts)
+    shares = parts or [1 / len(facts)] * len(facts)
     box = column.take(38)
-    for index, (name, value, note) in enumerate(facts):
-        left, room = box.x + index * step, step - 5
+    for (name, value, note), part, before in zip(facts, shares, accumulate(shares, initial=0.0), strict=False):
+        left, room = box.x + before * column.width, part * column.width - 5
         sheet.text(left, box.y + 9, name, colour=quiet, width=room)
         size = BODY if width_of(value, BODY) <= room else SMALL
         sheet.text(left, box.y + 22, value, size=size, bold=True, width=room)

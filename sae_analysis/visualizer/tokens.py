@@ -176,7 +176,7 @@ def _seen(cluster: _Character, tokens: Sequence[str], *, spaces_shown: bool) -> 
     elif cluster.text == " ":
         lone = spaces_shown or not tokens[cluster.owners[0]].strip()
         yield replace(cluster, text="·", kind=Kind.MARK) if lone else replace(cluster, kind=Kind.GAP)
-    elif sign := _sign(cluster.text):
+    elif sign := _sign(cluster.text, spaces_shown=spaces_shown):
         yield replace(cluster, text=sign, kind=Kind.MARK)
         if cluster.text[1:]:
             yield from _seen(replace(cluster, text=cluster.text[1:]), tokens, spaces_shown=spaces_shown)
@@ -195,15 +195,19 @@ def _seen(cluster: _Character, tokens: Sequence[str], *, spaces_shown: bool) -> 
             )
 
 
-def _sign(text: str) -> str:
-    """Return the sign for a character without ink, empty for one that has some."""
+def _sign(text: str, *, spaces_shown: bool = False) -> str:
+    """Return the sign for a character without ink, empty for one that has some.
+
+    ``spaces_shown`` tells unusual spaces from the no-break space: in a list they are different tokens.
+    """
     char = text[0]
     known = {"\n": "↵", "\t": "⇥", "\r": "\\r"}.get(char)  # no font has a picture of the carriage return
     category = unicodedata.category(char)
     if category == "Cc":
         return known or fonts.code_point(char)
     if category == "Zs":
-        return "" if char == " " else "⍽"
+        is_told_apart = spaces_shown and char not in " \N{NO-BREAK SPACE}"
+        return fonts.code_point(char) if is_told_apart else "" if char == " " else "⍽"
     hidden = category in {"Cf", "Cs", "Zl", "Zp"} or (fonts.is_ignorable(char) and len(text) == 1)
     return fonts.code_point(char) if hidden else ""
 
