@@ -1,13 +1,44 @@
 """Comparing, redrawing and exporting results as typed."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import record_factory as make
 from command_runs import names_in
 
-from sae_analysis.artifacts import read_result
+from sae_analysis.artifacts import read_result, write_result
 from sae_analysis.main import main
 from sae_analysis.wording import percent
+
+
+def test_a_comparison_in_a_folder_of_its_own_is_redrawn_from_the_results_that_it_was_given(
+    tmp_path, capsys, monkeypatch
+):
+    from sae_analysis import visualizer
+
+    real, synthetic = make.results_of([make.comparison_pair()])
+    write_result(real, tmp_path / "does.json")
+    write_result(synthetic, tmp_path / "could.json")
+    given = ["--real", str(tmp_path / "does.json"), "--synthetic", str(tmp_path / "could.json")]
+    assert main(["compare", *given, "--no-figures", "--output", str(tmp_path / "c")]) == 0
+    seen = []
+    monkeypatch.setattr(visualizer, "visualize_comparison", lambda _, *results, **__: seen.extend(results[:2]) or [])
+    redraw = ["redraw", str(tmp_path / "c" / "comparison.json")]
+    assert main(redraw) == 0
+    assert seen == [real, synthetic]
+    other = replace(real, provenance=replace(real.provenance, model="beside"))
+    write_result(other, tmp_path / "c" / "real.json")
+    assert main(redraw) == 0
+    assert seen[2:] == [other, synthetic], "what is beside it comes first"
+    (tmp_path / "could.json").unlink()
+    capsys.readouterr()
+    assert main(redraw) == 2
+    assert (
+        "c/synthetic.json cannot be read: No such file or directory. Give the synthetic.json that"
+        in capsys.readouterr().err
+    )
+
 
 # --- compare -------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ def add_mode(modes: argparse._SubParsersAction) -> None:
         "redraw",
         help="draw the pictures of results again",
         description="Draw the pictures of results again, without model, SAE or text. A comparison takes its examples "
-        "from the real.json and the synthetic.json beside it.",
+        "from the real.json and the synthetic.json beside it, else from those that compare was given.",
         formatter_class=HelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -80,6 +80,13 @@ def _check_room(found: "Sequence[tuple[Path, AnalysisResult | ComparisonResult]]
             )
 
 
+def _part(path: Path, comparison: "ComparisonResult", kind: str) -> Path:
+    """Return the result beside a comparison that it was made of, or where there is none, the one that was typed."""
+    beside, asked = path.parent / f"{kind}.json", comparison.asked.get(kind)
+    typed = asked[0] if isinstance(asked, tuple) and asked else asked
+    return Path(typed) if isinstance(typed, str) and not beside.exists() and Path(typed).is_file() else beside
+
+
 def _draw(
     path: Path,
     result: "AnalysisResult | ComparisonResult",
@@ -95,7 +102,7 @@ def _draw(
     with page_bar() as advance:
         if isinstance(result, ComparisonResult):
             real, synthetic = (
-                read_result(path.parent / f"{kind}.json", f"the {kind}.json that {path.name} was made of beside it")
+                read_result(_part(path, result, kind), f"the {kind}.json that {path.name} was made of beside it")
                 for kind in ("real", "synthetic")
             )
             lost = [
