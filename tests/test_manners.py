@@ -295,6 +295,24 @@ def test_a_result_of_another_mode_or_of_none_is_refused(options, tmp_path, capsy
     assert capsys.readouterr().err == ("error: unrecognized arguments: --no-such-option=1 (see sae-analysis --help)\n")
 
 
+def test_a_path_of_another_folder_that_a_result_asks_for_is_said_to_be_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make.provenance(asked={"mode": "real", "sae": "lens6", "seq_len": 32})
+    write_result(make.result([make.stats()], provenance=run), tmp_path / "real.json")
+    again = ["real", "--config", "real.json", "--output", str(tmp_path / "out")]
+    assert main(again) == 2
+    said = capsys.readouterr().err
+    assert "error: SAE lens6 does not exist: " in said
+    assert said.endswith(". lens6 is as real.json has it: a path is relative to the folder of that run.\n")
+    for other in (["--sae", "lens6"], ["--sae=./lens7"], ["--sae", "/nowhere/lens6"]):
+        assert main([*again, *other]) == 2
+        assert "is relative to" not in capsys.readouterr().err
+    run = make.provenance(asked={"mode": "real", "sae": "/nowhere/lens6"})
+    write_result(make.result([make.stats()], provenance=run), tmp_path / "real.json")
+    assert main(again) == 2
+    assert "is relative to" not in capsys.readouterr().err
+
+
 def test_a_misspelt_option_is_guessed(capsys):
     with pytest.raises(SystemExit):
         main(["real", "--fetures", "0"])

@@ -12,7 +12,7 @@ from sae_analysis.errors import SAEAnalysisError
 from sae_analysis.main import comparing, exporting, inspection, merging, real, redrawing, synthetic
 from sae_analysis.main.arguments import EXIT_USER_ERROR, Parser, PrintCompletion, with_options
 from sae_analysis.main.examples import examples_of
-from sae_analysis.main.repeating import arguments_of
+from sae_analysis.main.repeating import arguments_of, not_here
 from sae_analysis.main.screen import print_error, say, set_manner
 
 EXIT_INTERRUPTED = 130
@@ -34,16 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.verbose:  # a line for each time it asks again, and twice, since it has a handler of its own
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # which it takes as its level when it is imported
+    mode, *typed = sys.argv[1:] if arguments is None else arguments
     try:
         if getattr(options, "config", None):
-            mode, *typed = sys.argv[1:] if arguments is None else arguments
             repeated = parser.parse_args([mode, *arguments_of(options.config, mode, typed), *typed])
             repeated.typed, options = options, repeated
         code = options.run(options)
         sys.stdout.flush()  # a reader that has gone away is noticed here, not while Python ends
         return code
     except SAEAnalysisError as error:
-        print_error(with_options(str(error), options))
+        message = with_options(str(error), options)
+        print_error(message + (not_here(message, options, typed) if getattr(options, "config", None) else ""))
         return EXIT_USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written, nor complained of

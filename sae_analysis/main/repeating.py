@@ -22,6 +22,9 @@ _WHERE_AND_HOW_FAST = (
 _HOW_IT_LOOKS = ("no_figures", "dpi", "theme", "format", "verbose", "quiet", "json", "config")
 """Options that no number depends on, given the same threads."""
 
+_PATHS = ("model", "sae", "corpus", "real", "synthetic")
+"""Options that may be paths."""
+
 _INSTEAD = {"corpus": "real", "real": "corpus"}
 """Options one of which is given instead of the other."""
 
@@ -98,6 +101,17 @@ def arguments_of(path: str, mode: str, beside: Sequence[str] = ()) -> list[str]:
     if "encoder" in asked and encoder in ("dense", "screened"):
         typed += ["--encoder", str(encoder)]
     return typed
+
+
+def not_here(message: str, options: argparse.Namespace, beside: Sequence[str]) -> str:
+    """Return what an error adds about a path that was not typed ``beside`` --config but is from that run's folder."""
+    values = [getattr(options, name, None) for name in _PATHS]
+    paths = [path for value in values for path in (value if isinstance(value, list) else [value]) if path]
+    typed = " ".join(beside)
+    lost = [path for path in paths if path in message and path not in typed and not Path(path).exists()]
+    if not lost or Path(lost[0]).is_absolute():
+        return ""
+    return f" {lost[0]} is as {options.config} has it: a path is relative to the folder of that run."
 
 
 def _typed(asked: "Asked") -> list[str]:
