@@ -61,10 +61,10 @@ def attach(
         SAEFormatError: a reading that this SAE does not have.
         SettingError: a word for BOS, centring or sign that is none of theirs.
     """
-    sae = sae.to(model.device)
     check_choice(get_args(BosPolicy), bos=bos)
     check_choice(get_args(Switch), center_residual=centre)
     check_choice(get_args(Sign), vsae_sign=sign)
+    sae = sae.to(model.device)
     prepend_bos, words = _bos(sae, model, bos)
     _warn(sae, model)
     sae, centre = _centred(sae, model, centre)
