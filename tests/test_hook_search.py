@@ -289,6 +289,31 @@ def test_an_sae_that_fits_no_place_is_told_so(model):
     )
 
 
+@pytest.mark.parametrize("hook", [None, "blocks.9.hook_resid_post"])
+def test_a_hook_that_is_not_there_is_not_guessed_where_none_is_as_wide(model, hook):
+    weights = {"encoder.weight": torch.ones(9, 7), "decoder.weight": torch.ones(7, 9), "k": torch.tensor(2)}
+    weights |= {"encoder.bias": torch.zeros(9), "b_dec": torch.zeros(7)}
+    other = interface(weights, origin=Origin(hook="blocks.9.hook_resid_post"))
+    with pytest.raises(ModelError) as caught:
+        attach(other, model, hook)
+    assert str(caught.value) == (
+        f"The SAE reads 7-wide activations, and the hooks of {model.name} are {D_MODEL} or 40 wide: it belongs to "
+        "another model."
+    )
+
+
+def test_a_hook_that_a_checkpoint_names_and_is_not_there_is_not_guessed(model):
+    sae = UnifiedSAEInterface(random_sae(0).model, origin=Origin(hook="blocks.44.hook_resid_post"))
+    with pytest.raises(ModelError) as caught:
+        attach(sae, model)
+    assert str(caught.value) == (
+        f"The SAE says that its place is blocks.44.hook_resid_post, and {model.name} has no such hook: give the model "
+        "that it was trained on, or look for its place there with inspect, or with auto as `hook`."
+    )
+    with pytest.raises(ModelError, match=r"which has layers 0 to 2: did you mean blocks\.2\.hook_resid_post\?"):
+        attach(sae, model, "blocks.43.hook_resid_post")
+
+
 def test_an_sae_without_a_clear_place_lists_the_candidates(model):
     with pytest.raises(ModelError) as caught:
         attach(random_sae(0), model)

@@ -161,6 +161,7 @@ def _named(
     else:
         hook, reason = None if hook == AUTO else sae.origin.hook, "the SAE's configuration says so"
         hook_out = hook_out or (sae.origin.hook_out if hook else None)
+    _check_there(sae, model, hook, hook_out)
     reads = [_checked(sae.activation_dim, "reads", model, hook)] if hook else []
     writes = [_checked(sae.output_dim, "writes", model, hook_out)] if hook_out else []
     if reads and (writes or not sae.is_transcoder):
@@ -173,6 +174,18 @@ def _named(
     if not pairs:
         raise ModelError(f"The SAE {no_place(sae, model)}")
     return pairs, "the only hook of the SAE's width" if len(pairs) == 1 else ""
+
+
+def _check_there(sae: UnifiedSAEInterface, model: LanguageModel, *hooks: str | None) -> None:
+    """Refuse hooks that are not there, where no guess helps: of another model, or named by the checkpoint."""
+    lost = next((hook for hook in hooks if hook and not model.has_hook(hook)), None)
+    if lost and not any(places(sae, model)):
+        raise ModelError(f"The SAE {no_place(sae, model)}")
+    if lost and lost in (sae.origin.hook, sae.origin.hook_out):
+        raise ModelError(
+            f"The SAE says that its place is {lost}, and {model.name} has no such hook: give the model that it was "
+            "trained on, or look for its place there with inspect, or with auto as `hook`."
+        )
 
 
 def _checked(width: int, does: str, model: LanguageModel, hook: str) -> str:
