@@ -252,7 +252,7 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(searching, tmp_path, 
     interrupted_after(monkeypatch, 0)
     assert main(searching()) == 130
     assert capsys.readouterr().err == (
-        "0 of 5 features finished; the same command goes on from there.\n"
+        "None of 5 features finished, and nothing is kept; the same command begins anew.\n"
         "Interrupted; what was written before is whole.\n"
     )
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import io
 import json
 import os
 import pty
@@ -39,6 +40,32 @@ def content(path):
         if run:
             run["created"] = ""
     return found
+
+
+class Terminal(io.StringIO):
+    """A stderr at which somebody looks."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_of_features_counts_whole_ones_and_one_that_did_nothing_disappears(monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    screen.set_manner(is_quiet=False, as_json=False)
+    with screen.spending_bar("describing", "feature"):
+        pass
+    assert "describing" in terminal.getvalue()
+    assert terminal.getvalue().endswith(" \r")
+    assert "\n" not in terminal.getvalue()
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with screen.spending_bar("looking closer", "feature") as advance:
+        advance(2, 20)
+    assert " 2/20 " in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with screen.spending_bar("reading", "tok", done=2_000) as advance:
+        advance(4_000, 20_000)
+    assert " 6.00k/20.0k " in terminal.getvalue()
 
 
 # --- quiet, JSON, the last line ------------------------------------------------------------------------------------

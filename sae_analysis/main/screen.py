@@ -102,15 +102,19 @@ def _bar(**options: Any) -> "tqdm":  # noqa: ANN401 - as tqdm has them
 def spending_bar(does: str, unit: str, done: int = 0) -> Iterator[Callable[[int, int | None], None]]:
     """Yield a function of what was done since its last call, and about how much there will be in all, if known.
 
-    ``done`` is what was done before, by somebody else.
+    ``done`` is what was done before, by somebody else. Features are counted one by one, all else in thousands. Where
+    nothing is done, no bar is left behind.
     """
-    with _bar(initial=done, unit=unit, unit_scale=True, desc=does) as bar:
+    with _bar(initial=done, unit=unit, unit_scale=unit != "feature", desc=does) as bar:
 
         def advance(done: int, expected: int | None) -> None:
             bar.total = expected
             bar.update(done)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            bar.leave = bar.n > done
 
 
 @contextmanager

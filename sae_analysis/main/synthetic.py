@@ -166,9 +166,9 @@ def search(
             )
     except KeyboardInterrupt:
         done, _ = finished.read()
-        say(
-            f"{len(done)} of {counted(len(planned.features), 'feature')} finished; the same command goes on from there."
-        )
+        of = counted(len(planned.features), "feature")
+        goes_on = f"{len(done)} of {of} finished; the same command goes on from there."
+        say(goes_on if done else f"None of {of} finished, and nothing is kept; the same command begins anew.")
         raise
     yield with_asked(result, options)
     finished.remove()
