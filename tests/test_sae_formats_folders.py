@@ -64,7 +64,7 @@ def test_a_folder_without_weights(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["cfg.json", "config.yaml"])
+@pytest.mark.parametrize("name", ["cfg.json", "config.yaml", "ae_cfg.json"])
 def test_a_configuration_given_as_the_checkpoint(tmp_path, name):
     (tmp_path / name).write_text("{}")
     wanted = f"SAE {tmp_path / name} is a configuration and no weights: give the folder, {tmp_path}."

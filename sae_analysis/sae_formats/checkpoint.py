@@ -59,10 +59,10 @@ _MOST_EXPANSION = 16
 """Times that an archive's content may be larger than the file: weights hardly compress, bombs do."""
 
 _SMALL = 1 << 20
+_LONGEST_REASON = 300
 _LISTED = 8
 """Weight files that an error names."""
 
-_LONGEST_REASON = 300
 _ZIP = b"PK\x03\x04"
 _FILLS_MEMORY = b"bytearray"
 """What torch's safe loader would call although it can be asked for any number of bytes; no weights need it."""
@@ -119,7 +119,7 @@ class Checkpoint:
 
 def _weight_file(path: Path) -> Path:
     if path.is_file():
-        if path.suffix in _LARGEST_CONFIG:
+        if path.name in _CONFIG_NAMES or path.name.endswith("_cfg.json"):
             raise SAEFormatError(f"SAE {path} is a configuration and no weights: give the folder, {path.parent}.")
         return path
     if path.exists() and not path.is_dir():
