@@ -336,6 +336,16 @@ def test_a_share_of_the_effort_goes_to_fluent_sequences(model, vocabulary, monke
     assert amounts[0] == 0 < amounts[1] < amounts[2]
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_sequence_that_both_populations_have_was_found_when_the_first_had_it(model, vocabulary, turn):
+    search = Search(Evaluator(site_of(model), (3,)), vocabulary, SHORT)
+    for population, found_at in zip((search._free, search._fluent), (10, 20)[::turn], strict=True):
+        population.put(0, 0, vocabulary.ids[:6].numpy(), 5.0, 3)
+        population.found_at[0, 0] = found_at
+    [found] = search._outcome(0).found
+    assert found.evaluations == 10
+
+
 def test_convergence_rises_to_the_best_and_relaxation_is_told(model, vocabulary):
     for n_steps in (0, 4):
         evaluator = Evaluator(site_of(model), (3, 17))

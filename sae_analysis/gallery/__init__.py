@@ -145,13 +145,14 @@ def _words(stats: FeatureStats, tokens: Iterable[str]) -> str:
 
 
 def _quoted(examples: tuple[ActivationExample, ...]) -> tuple[str, str, str] | None:
-    """Return the strongest example's peak with what stands around it."""
+    """Return the strongest example's peak with what stands around it, and ``…`` where there is more."""
     if not examples:
         return None
     tokens, peak = examples[0].tokens, examples[0].peak_position
     before, after = "".join(tokens[:peak]), "".join(tokens[peak + 1 :])
-    is_cut = len(before) > _AROUND or examples[0].source_position > 0
-    return ("…" if is_cut else "") + before[-_AROUND:], tokens[peak], after[:_AROUND]
+    begins_later = len(before) > _AROUND or examples[0].source_position > 0
+    front = ("…" if begins_later else "") + before[-_AROUND:]
+    return front, tokens[peak], after[:_AROUND] + ("…" if len(after) > _AROUND else "")
 
 
 def _row(feature: int, known: Mapping[str, Any], kinds: Iterable[str], folder: Path) -> dict[str, Any]:

@@ -427,7 +427,9 @@ class Search:
                 evaluations=int(population.found_at[place, slot]),
                 cross_entropy=None if np.isnan(surprise) else surprise,
             )
-            self._elites[place].setdefault(found.ids, found)
+            known = self._elites[place].setdefault(found.ids, found)
+            if found.evaluations < known.evaluations:  # the other population had it first
+                self._elites[place][found.ids] = replace(known, evaluations=found.evaluations)
 
     def _gather(self, everyone: np.ndarray) -> None:
         """Make the last populations of the best of all before."""
