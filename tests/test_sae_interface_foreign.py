@@ -137,6 +137,7 @@ def test_whatever_form_a_foreign_encode_gives_its_activations_in(give):
     sae, expected = UnifiedSAEInterface(module), module.acts(x)
     out, code = sae.encode(x), sae.encode_sparse(x)
     assert torch.equal(out.sparse_features, expected)
+    assert torch.equal(sae.encode(x[None]).sparse_features, expected[None]), "however many dimensions stand before"
     assert torch.equal(dense(code), expected)
     assert torch.equal(dense(sae.encoder_of([2, 5])(x))[:, [2, 5]], expected[:, [2, 5]])
     torch.testing.assert_close(out.pre_activation, (x - module.b_dec) @ module.W_enc + module.b_enc)
