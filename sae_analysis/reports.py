@@ -58,14 +58,14 @@ def browse(
     Raises:
         OutputError: the page cannot be written.
     """
-    known = [result, *(other for other in others if _subject(other) == _subject(result))]
+    there: list[AnalysisResult | ComparisonResult] = []
     for kind in _KINDS:
         path = folder / f"{kind}.json"
         if kind != _kind(result) and path.exists():
             with suppress(SAEAnalysisError):
-                other = read_any(path)
-                known += [other] if _subject(other) == _subject(result) else []
-    return write_gallery(folder, known)
+                there.append(read_any(path))
+    known = {_kind(one): one for one in (*others, *there, result) if _subject(one) == _subject(result)}
+    return write_gallery(folder, known.values())
 
 
 def _features(results: AnyResults) -> Mapping[int, FeatureStats]:

@@ -58,12 +58,13 @@ def reader(tmp_path, monkeypatch, model_folder, fitting_sae_folder, corpus_file)
         assert words[:2] == ["python", "main.py"], line
         words = [found for word in words[2:] for found in (sorted(glob.glob(word)) if "*" in word else [word])]  # noqa: PTH207
         mode = words[0]
-        if mode in ("real", "synthetic", "compare") and not {"--real", "--synthetic"} <= set(words):
+        is_whole = "--config" in words or {"--real", "--synthetic"} <= set(words)
+        if mode in ("real", "synthetic", "compare") and not is_whole:
             words += [] if "--model" in words else ["--model", str(model_folder)]
             words += [] if "--sae" in words else ["--sae", str(fitting_sae_folder)]
             words += ["--theme", "light"]
             words += [] if {"--budget", "real"} & set(words) else ["--budget", "200"]
-        if mode in ("real", "compare") and not {"--corpus", "--real"} & set(words):
+        if mode in ("real", "compare") and not {"--corpus", "--real", "--config"} & set(words):
             words += ["--corpus", "data.txt"]
         return main(words)
 

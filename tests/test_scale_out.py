@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
 import psutil
@@ -114,7 +115,8 @@ def test_a_worker_with_other_weights_or_libraries_is_refused():
 def test_a_run_on_workers_goes_on_in_one_process_and_the_other_way_round(options, tmp_path, monkeypatch):
     one = run(options, tmp_path / "one")
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "describe", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        # The signal may reach another thread first: wait for it.
+        patch.setattr(reading, "describe", lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)))
         assert main(["real", *options, "--output", str(tmp_path / "out"), *ON_RAY, "--num-workers", "2"]) == 130
     assert len(list((tmp_path / "out").glob("*.part"))) >= 2, "each worker has written what it read"
     assert run(options, tmp_path / "out") == one
