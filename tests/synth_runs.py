@@ -10,9 +10,9 @@ from sae_analysis.synth_activations import Found, Searched
 HOOK = "blocks.1.hook_resid_post"
 
 
-def site_of(model, rule=None, **options):
+def module_of(rule=None):
     weights = topk_weights()
-    sae = SparseAutoencoder(
+    return SparseAutoencoder(
         W_enc=weights["encoder.weight"].T,
         b_enc=weights["encoder.bias"],
         W_dec=weights["decoder.weight"].T,
@@ -20,7 +20,10 @@ def site_of(model, rule=None, **options):
         rule=rule or TopK(K),
         subtract_b_dec=True,
     )
-    return attach(UnifiedSAEInterface(sae, origin=Origin(hook=HOOK)), model, **options)
+
+
+def site_of(model, rule=None, **options):
+    return attach(UnifiedSAEInterface(module_of(rule), origin=Origin(hook=HOOK)), model, **options)
 
 
 def random_ids(count, length, seed=0):

@@ -10,12 +10,12 @@ from conftest import FEATURES, SHORT, K, make_sae, topk_weights
 from hypothesis import given
 from hypothesis import strategies as st
 from rerun import Plain
-from synth_runs import HOOK, found_in, random_texts, searched_as
+from synth_runs import HOOK, found_in, random_texts, searched_as, site_of
 
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.reconstruction import attach
 from sae_analysis.sae_formats import load_sae
-from sae_analysis.sae_interface import AbsTopK, Origin, SparseAutoencoder, UnifiedSAEInterface
+from sae_analysis.sae_interface import AbsTopK
 from sae_analysis.synth_activations import Evaluator, Search, atlas, synthesize
 from sae_analysis.synth_activations.atlas import atlas_groups, make_atlas
 from sae_analysis.synth_activations.report import SUFFICIENT, differing, frontier
@@ -200,16 +200,7 @@ def test_single_tokens_lose_all_by_deletion_and_surprise_nobody_without_bos(told
 
 
 def test_of_a_signed_feature_the_positive_side_is_meant(bos_model, told, vocabulary):
-    weights = topk_weights()
-    sae = SparseAutoencoder(
-        W_enc=weights["encoder.weight"].T,
-        b_enc=weights["encoder.bias"],
-        W_dec=weights["decoder.weight"].T,
-        b_dec=weights["b_dec"],
-        rule=AbsTopK(K),
-        subtract_b_dec=True,
-    )
-    site = attach(UnifiedSAEInterface(sae, origin=Origin(hook=HOOK)), bos_model)
+    site = site_of(bos_model, AbsTopK(K))
     stats = told(site, 8, searched_as(found_in(random_texts(vocabulary, 60, 4))), replace(SHORT, max_examples=60))
     assert stats.negative_count > 0, "else this says nothing"
     for example in stats.examples:

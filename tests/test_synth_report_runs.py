@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import D_SAE, FEATURES, SHORT, K, make_sae, topk_weights
-from synth_runs import HOOK
+from synth_runs import HOOK, module_of
 
 from sae_analysis import comparison
 from sae_analysis.errors import FeatureError, ModelError, OutputError
@@ -14,7 +14,6 @@ from sae_analysis.language_model import load_model
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import FeatureResults
 from sae_analysis.sae_formats import load_sae
-from sae_analysis.sae_interface import SparseAutoencoder, TopK
 from sae_analysis.synth_activations import Search, generate_synthetic_maximizers, plan, synthesize
 from sae_analysis.synth_activations.real_windows import check_origin, real_windows
 
@@ -301,14 +300,5 @@ def test_the_library_function_takes_paths_and_objects(bos_model, bos_model_folde
 
 
 def test_an_sae_given_as_a_module_is_searched_too(bos_model):
-    weights = topk_weights()
-    sae = SparseAutoencoder(
-        W_enc=weights["encoder.weight"].T,
-        b_enc=weights["encoder.bias"],
-        W_dec=weights["decoder.weight"].T,
-        b_dec=weights["b_dec"],
-        rule=TopK(K),
-        subtract_b_dec=True,
-    )
-    [stats] = generate_synthetic_maximizers(sae, bos_model, [3], hook=HOOK, seq_len=3, budget=600).values()
+    [stats] = generate_synthetic_maximizers(module_of(), bos_model, [3], hook=HOOK, seq_len=3, budget=600).values()
     assert stats.max_activation > 0
