@@ -52,12 +52,11 @@ def interval(
     """
     edges, above, below = _sides(stats)
     both = above + below
-    farthest = max(stats.max_activation, -stats.min_activation)
     magnitudes = replace(
         stats,
         histogram=Histogram(edges=tuple(edges), counts=tuple(both.tolist())),
         min_activation=0.0,
-        max_activation=farthest,
+        max_activation=abs(stats.largest_activation),
     )
     lower, upper = percentiles(magnitudes, (lower_quantile, upper_quantile))
     reached = np.concatenate([[0.0], np.cumsum(both) / both.sum()])

@@ -121,17 +121,13 @@ def _searches(features: Sequence[FeatureStats]) -> _Columns:
     searches = [stats.search for stats in features]
     single = [search and search.single_token for search in searches]
     strongest = [stats.examples[0].synthesis if stats.examples else None for stats in features]
-    largest = [max(stats.max_activation, -stats.min_activation) for stats in features]
-    gains = [
-        value / abs(one[1]) if value and one and one[1] else None for value, one in zip(largest, single, strict=True)
-    ]
     shortest = [search and search.shortest for search in searches]
     return {
         **_singles(searches, FeatureSearch),
         **_singles([search and search.relaxation for search in searches], Relaxation),
         "single_token": ("string", [one and one[0] for one in single]),
         "single_token_activation": ("float64", [one and one[1] for one in single]),
-        "gain": ("float64", gains),
+        "gain": ("float64", [stats.gain for stats in features]),
         "cross_entropy": ("float64", [one and one.cross_entropy for one in strongest]),
         "shortest_text": ("string", [one and one.text for one in shortest]),
     }

@@ -1,5 +1,6 @@
 """All that is known of one feature."""
 
+import math
 from dataclasses import dataclass
 
 from sae_analysis.records.examples import ActivationExample, ExampleBand, Histogram, TokenActivity, TokenValues
@@ -157,3 +158,15 @@ class FeatureStats:
     def is_dead(self) -> bool:
         """True if the feature fired on no kept token."""
         return self.active_count == 0
+
+    @property
+    def largest_activation(self) -> float:
+        """The largest activation in magnitude, with its sign; 0.0 for a feature that never fired."""
+        return max(self.max_activation, self.min_activation, key=abs)
+
+    @property
+    def gain(self) -> float | None:
+        """How many times the best single token's activation a search reached; None if nothing or no token fires it."""
+        alone = self.search.single_token[1] if self.search else 0.0
+        times = abs(self.largest_activation / alone) if alone else 0.0
+        return times if times and math.isfinite(times) else None

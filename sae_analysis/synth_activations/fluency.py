@@ -1,6 +1,6 @@
 """The strongest sequences at each level of fluency: the way from text to what fires hardest, level by level."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,10 +27,10 @@ class FluentPopulation(Population):
     Source: the archive of Mouret and Clune 2015, "Illuminating search spaces by mapping elites".
     """
 
-    def __init__(self, features: int, length: int, allowed: int) -> None:
+    def __init__(self, features: int, length: int, allowed: int, operators: Sequence[str]) -> None:
         """Begin empty."""
         slots = (len(LEVEL_EDGES) + 1) * LEVEL_SLOTS
-        super().__init__(features, slots, length, min(LIKELY, allowed))
+        super().__init__(features, slots, length, min(LIKELY, allowed), operators)
 
     def parents(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return features that have any ``[n]``, and a slot of each ``[n]``.

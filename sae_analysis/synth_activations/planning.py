@@ -6,7 +6,7 @@ from sae_analysis.errors import FeatureError, ModelError, check_range
 from sae_analysis.feature_selection import FeatureSelection
 from sae_analysis.provenance import fingerprint
 from sae_analysis.reconstruction import BosPolicy, Site
-from sae_analysis.records import AnalysisResult, AnyResults, FeatureStats
+from sae_analysis.records import AnalysisResult, AnyResults
 from sae_analysis.synth_activations.evaluation import GRADIENT_COST
 from sae_analysis.synth_activations.real_windows import (
     Seeds,
@@ -149,8 +149,4 @@ def _features(site: Site, selection: FeatureSelection, seed: int, real: AnyResul
             "scan, or a `real` result of all features."
         )
     stats = [known[feature] for feature in everything]
-    return selection.after_data([one.active_count for one in stats], [_magnitude(one) for one in stats])
-
-
-def _magnitude(stats: FeatureStats) -> float:
-    return max(stats.max_activation, -stats.min_activation)
+    return selection.after_data([one.active_count for one in stats], [abs(one.largest_activation) for one in stats])

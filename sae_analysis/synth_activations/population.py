@@ -1,5 +1,6 @@
 """Sequences that live on, side by side for all features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ class Population:
     A sequence never stands in two slots of a feature.
     """
 
-    def __init__(self, features: int, slots: int, length: int, candidates: int) -> None:
+    def __init__(self, features: int, slots: int, length: int, candidates: int, operators: Sequence[str]) -> None:
         """Begin empty; ``candidates`` tokens to try are kept for each place of a sequence."""
         self.ids = np.zeros((features, slots, length), np.int64)
         self.has_held = np.zeros((features, slots), bool)
@@ -45,6 +46,8 @@ class Population:
         self.promising = np.zeros((features, slots, length, candidates), np.int64)
         """Tokens to try in each place, the best first; only where ``has_promising``."""
         self.has_promising = np.zeros((features, slots), bool)
+        self.gain = dict.fromkeys(operators, 1.0)
+        """Share of each operator's children that were better, over all features, the latest counting most."""
 
     def clear(self, places: np.ndarray) -> None:
         """Empty the slots of some features, ``[n]``."""

@@ -67,9 +67,9 @@ class Search:
         self._allowed = vocabulary.ids.numpy()
         self._seeds = [(seeds or {}).get(feature, ()) for feature in evaluator.features]
         features, length = len(evaluator.features), settings.seq_len
-        self._free = Population(features, settings.population, length, min(_SWEPT_CANDIDATES, len(vocabulary)))
-        self._fluent = FluentPopulation(features, length, len(vocabulary))
-        self._gain = {id(one): dict.fromkeys(settings.operators, 1.0) for one in (self._free, self._fluent)}
+        candidates, makers = min(_SWEPT_CANDIDATES, len(vocabulary)), settings.operators
+        self._free = Population(features, settings.population, length, candidates, makers)
+        self._fluent = FluentPopulation(features, length, len(vocabulary), makers)
         self._elites: list[dict[tuple[int, ...], Found]] = [{} for _ in range(features)]
         self._factors = self._rng.integers(2**63, size=length) | 1
         self._tried: set[int] = set()
@@ -278,7 +278,7 @@ class Search:
 
     def _operate(self, population: Population, children: Ids, parents: Parents) -> np.ndarray:
         """Change the children, each column of them by one operator, and return which."""
-        gain = self._gain[id(population)]
+        gain = population.gain
         shares = _LEAST_SHARE + np.array(list(gain.values())) / sum(gain.values())
         made_by = self._rng.choice(len(gain), size=children.shape[1], p=shares / shares.sum())
         for number, name in enumerate(gain):
@@ -310,7 +310,7 @@ class Search:
 
     def _reward(self, population: Population, made_by: np.ndarray, better: np.ndarray) -> None:
         """Let operators whose children are better make more of them."""
-        gain = self._gain[id(population)]
+        gain = population.gain
         for number, name in enumerate(gain):
             mine = better[:, made_by == number]
             if mine.size:

@@ -34,7 +34,7 @@ def activation_scale(stats: FeatureStats) -> float:
     bands = [example for band in stats.example_bands for example in band.examples]
     shown = (*stats.examples, *bands, *frontier_shown(stats), *_shortest(stats))
     seen = [abs(value) for example in shown for value in example.activations]
-    return max([abs(stats.max_activation), abs(stats.min_activation), *seen])
+    return max([abs(stats.largest_activation), *seen])
 
 
 def shown_count(stats: FeatureStats) -> int:

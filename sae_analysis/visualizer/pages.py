@@ -146,7 +146,7 @@ def _distributions(
     """Return title, caption, counts and look of each distribution over the dictionary."""
     asked = tuple(features.values())
     fired = [stats for stats in asked if not stats.is_dead]
-    peaks = [max(abs(stats.max_activation), abs(stats.min_activation)) for stats in fired]
+    peaks = [abs(stats.largest_activation) for stats in fired]
     cosines = [stats.encoder_decoder_cosine for stats in asked]
 
     def look(values: Sequence[float]) -> Look:

@@ -1,6 +1,5 @@
 """What a search says about a feature: the numbers that its pages share, and the answer in words."""
 
-import math
 from collections.abc import Iterable, Iterator
 
 from sae_analysis.records import ActivationExample, FeatureSearch, FeatureStats, Synthesis
@@ -22,22 +21,10 @@ _ROUNDING = 1.0001
 Points = list[tuple[float, float]]
 
 
-def largest(stats: FeatureStats) -> float:
-    """Return the largest activation in magnitude, with its sign."""
-    return max(stats.max_activation, stats.min_activation, key=abs)
-
-
 def not_searched(found: Iterable[FeatureSearch]) -> str:
     """Return what a subtitle adds of the searches whose beginnings took the whole budget; nothing if there are none."""
     hasty = sum(not search.is_searched for search in found)
     return f"; for {count(hasty)} of them {NOT_SEARCHED}" if hasty else ""
-
-
-def gain(stats: FeatureStats) -> float | None:
-    """Return how many times the best single token's activation was reached; None if nothing or no token fires it."""
-    alone = stats.search.single_token[1] if stats.search else 0.0
-    times = abs(largest(stats)) / abs(alone) if alone else 0.0
-    return times if times and math.isfinite(times) else None
 
 
 def convergence(search: FeatureSearch) -> Points:
@@ -47,7 +34,7 @@ def convergence(search: FeatureSearch) -> Points:
 
 def best_after(stats: FeatureStats, search: FeatureSearch) -> int | None:
     """Return the token-evaluations after which nothing stronger came; None where that was not recorded."""
-    reached = abs(largest(stats))
+    reached = abs(stats.largest_activation)
     return next((spent for spent, value in search.convergence if abs(value) * _ROUNDING >= reached), None)
 
 
@@ -122,7 +109,7 @@ def answer(stats: FeatureStats, search: FeatureSearch, *, without_bos: bool = Fa
         near = [example.synthesis.pre_activation for example in stats.examples if example.synthesis]
         closest = f", at best {number(max(near))} before the activation rule" if near else ""
         return [f"nothing fired it in {spent}{closest}{caveat}", *pushes(stats)]
-    reached = f"reaches {number(largest(stats))}"
+    reached = f"reaches {number(stats.largest_activation)}"
     found = [reached, *_on_what(stats.examples[0])] if stats.examples else [reached]
     return [*found, _effort(stats, search) + caveat, *_alone(search, without_bos=without_bos), *pushes(stats)]
 

@@ -75,7 +75,7 @@ def summary_order(features: Mapping[int, FeatureStats]) -> list[FeatureStats]:
     """Return the most frequent features first, of those searched for the strongest; equals by index."""
 
     def rank(stats: FeatureStats) -> tuple[float, int]:
-        return -abs(searches.largest(stats)) if stats.search else -stats.density, stats.feature_idx
+        return -abs(stats.largest_activation) if stats.search else -stats.density, stats.feature_idx
 
     return sorted(features.values(), key=rank)
 
@@ -185,7 +185,7 @@ def _whole(value: int) -> str:
 
 
 def _row_on_text(stats: FeatureStats, limits: Limits | None, colour: Colour, negative: Colour) -> _Row:
-    fired = "dead" if stats.is_dead else number(searches.largest(stats))
+    fired = "dead" if stats.is_dead else number(stats.largest_activation)
     return _Row(
         spark=partial(_draw_counts, histogram=stats.histogram, limits=limits, colour=colour, negative=negative)
         if limits and stats.histogram.total
@@ -202,13 +202,13 @@ def _row_of_search(stats: FeatureStats, search: FeatureSearch, limits: Limits | 
     fluent = best.synthesis.cross_entropy if best and best.synthesis else None
     token, alone = search.single_token
     spent = shortened(search.token_evaluations, "token-evaluation")
-    times = searches.gain(stats)
+    times = stats.gain
     return _Row(
         spark=partial(_draw_convergence, search=search, limits=limits, theme=theme)
         if limits and search.convergence
         else None,
         numbers=(
-            (number(searches.largest(stats)), number(alone)),
+            (number(stats.largest_activation), number(alone)),
             (number(fluent), f"× {number(times)}" if times else ""),
         ),
         note="" if search.is_searched else _NOT_SEARCHED,

@@ -38,7 +38,7 @@ def search_page(
 ) -> Page:
     """Return the page on the search for all features that were searched for."""
     found = [(stats, stats.search) for stats in features.values() if stats.search]
-    fired = [(stats, search) for stats, search in found if searches.largest(stats)]
+    fired = [(stats, search) for stats, search in found if stats.largest_activation]
     sheet, colour = Sheet(theme), theme.synthetic
     page = title_of(sheet, "The search", _answer(found, fired), header or Header())
     if not fired:
@@ -54,7 +54,7 @@ def search_page(
 
 
 def _answer(found: Searched, fired: Searched) -> list[Part]:
-    gains = [times for stats, _ in fired if (times := searches.gain(stats)) is not None]
+    gains = [times for stats, _ in fired if (times := stats.gain) is not None]
     best = [stats.examples[0] for stats, _ in fired if stats.examples]
     fluent = [value for value, _ in searches.fluency(tuple(best))]
     spent = sum(search.token_evaluations for _, search in found)
@@ -86,7 +86,7 @@ def _share_axis(of: str) -> Axis:
 
 def _fluency(column: Column, fired: Searched, colour: Colour) -> None:
     """Set how much of its strongest activation a feature keeps at each level of fluency."""
-    curves = [_shares(searches.frontier(stats), searches.largest(stats)) for stats, _ in fired]
+    curves = [_shares(searches.frontier(stats), stats.largest_activation) for stats, _ in fired]
     curves = [curve for curve in curves if curve]
     with column.sheet.panel("Fluency"):
         if not curves:
@@ -136,7 +136,7 @@ def _convergence(column: Column, fired: Searched, colour: Colour) -> None:
 
 def _gains(column: Column, fired: Searched, colour: Colour) -> None:
     """Set by how much the search beats the best single token, feature by feature."""
-    gains = sorted(times for stats, _ in fired if (times := searches.gain(stats)) is not None)
+    gains = sorted(times for stats, _ in fired if (times := stats.gain) is not None)
     with column.sheet.panel("Gain over one token"):
         if not gains:
             column.heading("Gain over one token", "Nothing to show: no token alone fires any of the features.")
@@ -180,7 +180,7 @@ def _provenances(column: Column, fired: Searched, colour: Colour) -> None:
 
 def _relaxations(column: Column, fired: Searched, colour: Colour) -> None:
     """Set what mixtures of embeddings reached against what their likeliest tokens did."""
-    stages = [(searches.largest(stats), search.relaxation) for stats, search in fired if search.relaxation]
+    stages = [(stats.largest_activation, search.relaxation) for stats, search in fired if search.relaxation]
     points = [(stage.relaxed / of, stage.discrete / of) for of, stage in stages]
     if not points:
         return

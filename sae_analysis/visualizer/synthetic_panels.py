@@ -23,11 +23,11 @@ def facts_of_search(stats: FeatureStats, search: FeatureSearch) -> list[Fact]:
     """Return what the search says about the feature."""
     origin = stats.examples[0].synthesis if stats.examples else None
     fluent = origin.cross_entropy if origin else None
-    times, after = searches.gain(stats), searches.best_after(stats, search)
+    times, after = stats.gain, searches.best_after(stats, search)
     return [
         (
             "strongest found",
-            number(searches.largest(stats)),
+            number(stats.largest_activation),
             _if(origin and origin.pre_activation, "pre-act. {}"),
         ),
         ("one token alone", number(search.single_token[1]), _if(times, "gain × {}")),
@@ -110,7 +110,7 @@ def relaxation(column: Column, stats: FeatureStats, search: FeatureSearch, colou
     rows = (
         ("mixtures of embeddings", relaxed, theme.faint),
         ("their likeliest tokens", discrete, tint),
-        ("the whole search", searches.largest(stats), tint),
+        ("the whole search", stats.largest_activation, tint),
     )
     with column.sheet.panel("relaxation"):
         kept = f"; tokens keep {share(discrete / relaxed)} of it" if relaxed > 0 and discrete >= 0 else ""
