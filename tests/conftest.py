@@ -252,9 +252,9 @@ def real(site: Site, tmp_path_factory: pytest.TempPathFactory) -> AnalysisResult
 def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FeatureStats]:
     """Return a function that reports what a search is said to have found."""
 
-    def report(site, feature, searched, settings=SHORT, *, single_token=(50,)):
+    def report(site, feature, searched, settings=SHORT, *, single_token=(50,), real=None):
         monkeypatch.setattr(Search, "run", lambda *_: {feature: searched})
         monkeypatch.setattr(SingleTokens, "best", lambda *_: single_token)
-        return synthesize(site, parse_features(str(feature)), settings).features[0]
+        return synthesize(site, parse_features(str(feature)), settings, real=real).features[0]
 
     return report

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import record_factory as make
 import torch
 from conftest import FEATURES, SHORT, K, make_sae, topk_weights
 from hypothesis import given
@@ -14,12 +15,14 @@ from synth_runs import HOOK, found_in, random_texts, searched_as, site_of
 
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.reconstruction import attach
+from sae_analysis.records import ActivationExample
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_interface import AbsTopK
 from sae_analysis.synth_activations import Evaluator, Search, atlas, synthesize
 from sae_analysis.synth_activations.atlas import atlas_groups, make_atlas
 from sae_analysis.synth_activations.report import SUFFICIENT, differing, frontier
 from sae_analysis.synth_activations.scoring import without
+from sae_analysis.visualizer.searches import made_beside
 
 # --- which are reported --------------------------------------------------------------------------------------------
 
@@ -60,6 +63,61 @@ def test_examples_are_the_strongest_that_differ_and_the_frontier_is_of_all(
     for lower, higher in itertools.pairwise(stats.search.frontier):
         assert lower.synthesis.cross_entropy < higher.synthesis.cross_entropy
         assert lower.max_activation < higher.max_activation
+
+
+def read_in_text(feature, sequences):
+    """Return what an analysis of text would know of a feature that fired at their ends."""
+    examples = [
+        ActivationExample(
+            text="",
+            tokens=("x",) * len(ids),
+            token_ids=tuple(ids),
+            activations=(0.0,) * (len(ids) - 1) + (99.0,),
+            max_activation=99.0,
+            peak_position=len(ids) - 1,
+        )
+        for ids in sequences
+    ]
+    return {feature: make.stats(feature, examples=tuple(examples))}
+
+
+def test_real_text_that_was_begun_with_counts_at_its_fluency_if_it_is_text(
+    told, site, vocabulary, bos_model_folder, sae_folder
+):
+    plain = Plain(bos_model_folder, sae_folder, layer=1, bos=True)
+    texts = random_texts(vocabulary, 80, 4)
+    ranked = sorted(texts, key=lambda ids: -measured(plain, [ids], 8)[0][0])
+    begun, found = ranked[1:6], [ranked[0], *ranked[6:40]]
+    split = [*site.model.tokens.tokenize(["sh"])[0], *site.model.tokens.tokenize(["ip"])[0]]
+    assert vocabulary.texts([split]) == [None], "else this says nothing"
+    real = read_in_text(8, [*begun, split])
+    stats = told(site, 8, searched_as(found_in(found)), replace(SHORT, max_examples=8), real=real)
+    known = [*found, *begun]
+    points = dict(zip(known, measured(plain, known, 8), strict=True))
+    undominated = {
+        ids
+        for ids, (value, surprise) in points.items()
+        if value > 0
+        and not any(
+            other != (value, surprise) and other[0] >= value and other[1] <= surprise for other in points.values()
+        )
+    }
+    assert {example.token_ids for example in stats.search.frontier} == undominated
+    assert undominated.intersection(begun), "else this says nothing"
+    assert not {example.token_ids for example in stats.examples}.intersection(begun), "the search found a stronger one"
+    assert tuple(split) in {example.token_ids for example in stats.search.excerpts}
+
+
+def test_no_search_comes_to_less_than_the_text_it_began_with(told, site, vocabulary, bos_model_folder, sae_folder):
+    plain = Plain(bos_model_folder, sae_folder, layer=1, bos=True)
+    ranked = sorted(random_texts(vocabulary, 60, 4), key=lambda ids: -measured(plain, [ids], 8)[0][0])
+    best, *rest = (ids for ids in ranked if measured(plain, [ids], 8)[0][0] > 0)
+    found = [replace(one, value=measured(plain, [one.ids], 8)[0][0]) for one in found_in(rest)]
+    stats = told(site, 8, searched_as(tuple(found)), real=read_in_text(8, [best]))
+    origin = stats.examples[0].synthesis
+    assert (stats.examples[0].token_ids, origin.provenance, origin.token_evaluations) == (best, "real text", 0)
+    assert stats.search.convergence[-1] == (10, stats.max_activation)
+    assert made_beside(stats, stats.search) == "real text that it began with, as it was"
 
 
 numbers = st.floats(0.1, 9) | st.sampled_from([1.0, 2.0, 3.0])
@@ -120,7 +178,7 @@ def test_what_is_stronger_without_some_tokens_is_reported_without_them(
         if not stats.max_activation:
             continue
         first = stats.examples[0].token_ids
-        assert stats.max_activation >= stats.search.shortest.max_activation
+        assert stats.max_activation >= stats.search.shortest.max_activation * (1 - 1e-5)
         points = dict(zip([sequence, *like], measured(plain, [sequence, *like], feature), strict=True))
         chosen = [first] if first not in points else []
         for ids in sorted((ids for ids in points if points[ids][0] > 0), key=lambda ids: -points[ids][0]):

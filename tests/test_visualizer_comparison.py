@@ -260,15 +260,23 @@ def test_real_text_that_is_not_text_and_circles_above_the_steps_are_explained():
     shown = [*synthetic.search.excerpts]
     odd = replace(shown[0], synthesis=replace(shown[0].synthesis, is_text=False))
     for excerpts, is_odd, lies_above in (
-        (shown, False, True),
+        (shown, False, False),
         ([odd, *shown[1:]], True, True),
         ([make.synthetic_example(make.window(12), 11, 1.0, cross_entropy=40.0, token_evaluations=0)], False, False),
     ):
         found = replace(synthetic, search=replace(synthetic.search, excerpts=tuple(excerpts)))
         page = feature_comparison_page(one, real, found, HEADER)
         assert ("; not text: read again, its text is other tokens" in words(page, "real text cut short")) is is_odd
-        above = "; above the steps: not text, or given up for what is stronger"
-        assert (above in words(page, "fluency")) is lies_above
+        assert ("; above the steps: not text" in words(page, "fluency")) is lies_above
+
+
+def test_a_list_of_tokens_that_is_empty_says_so():
+    one, real, synthetic = compared()
+    strongest = synthetic.examples[0]
+    silent = replace(strongest.firing, ablation=replace(strongest.firing.ablation, raised=()))
+    found = replace(synthetic, examples=(replace(strongest, firing=silent), *synthetic.examples[1:]))
+    assert "raises none" not in words(feature_comparison_page(one, real, synthetic, HEADER))
+    assert "raises none lowers" in words(feature_comparison_page(one, real, found, HEADER))
 
 
 def test_names_of_the_numbers_stand_apart():

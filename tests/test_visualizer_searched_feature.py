@@ -298,6 +298,14 @@ def test_what_was_not_recorded_is_not_drawn_and_said():
     assert "no example to show" in words(feature_page(SEARCHED["unfired-without-examples"]), "examples")
 
 
+def test_a_relaxed_stage_below_zero_is_explained():
+    lacking = "; below zero: what is lacking to fire"
+    for relaxed, discrete, is_said in ((-3.0, 4.0, True), (3.0, -4.0, True), (3.0, 0.0, False)):
+        search = make.search(relaxation=Relaxation(relaxed=relaxed, discrete=discrete))
+        said = words(feature_page(make.synthetic_stats(search=search)), "relaxation")
+        assert (lacking in said) is is_said
+
+
 def test_the_relaxed_stage_is_set_beside_what_tokens_reached():
     stats = make.synthetic_stats(search=make.search(relaxation=Relaxation(relaxed=16.0, discrete=4.0)))
     page = feature_page(stats)

@@ -38,7 +38,8 @@ class FeatureSearch:
     behind a common token, which is shown too: what stands first in a sequence is to the model like nothing else."""
 
     frontier: tuple[ActivationExample, ...] = ()
-    """The strongest example at each level of fluency: ascending in cross-entropy and in activation."""
+    """The strongest example at each level of fluency, real text that it began with among them: ascending in
+    cross-entropy and in activation."""
 
     shortest: ActivationExample | None = None
     """The strongest example without the tokens that can go while 95 % of its activation and a text are left; None if

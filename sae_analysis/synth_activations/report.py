@@ -60,10 +60,13 @@ class Reporter:
         text that its search was given.
         """
         alone = self._single_token(single_token, feature)
-        # However little was spent, no single token should be better than what is reported.
-        is_better = alone[1] > max((one.value for one in searched.found), default=0.0)
-        floor = (_alone(single_token),) if is_better else ()
-        found, texts = self._texts((*searched.found, *floor))
+        excerpts = [self._excerpt(ids, feature) for ids in begun_with[: self._max_examples]]
+        excerpts.sort(key=_strength, reverse=True)
+        begun = [one for one in excerpts if _synthesis(one).is_text and one.max_activation > 0]
+        # However little was spent, neither a single token nor a beginning should be better than what is reported.
+        floor = [(alone[1], _alone(single_token)), *((one.max_activation, _begun(one.token_ids)) for one in begun)]
+        highest = max((one.value for one in searched.found), default=0.0)
+        found, texts = self._texts((*searched.found, *(one for value, one in floor if value > highest)))
         ranked, along = self._ranked([one.ids for one in found], feature)
         sequences = [found[place].ids for place in ranked]
 
@@ -76,13 +79,12 @@ class Reporter:
 
         examples = by_strength(differing(sequences, self._max_examples))
         strongest = examples[0] if examples and examples[0].max_activation > 0 else None
-        fluent = [made(place) for place in along]
+        fluent = [*map(made, along), *begun]
         kept = frontier([(_synthesis(one).cross_entropy, _but_for_rounding(one.max_activation)) for one in fluent])
         shortest = strongest and self._shortest(strongest, feature)
-        if strongest and shortest and shortest.max_activation > strongest.max_activation:  # what went was in the way
+        if strongest and shortest and _strength(shortest)[0] > _strength(strongest)[0]:  # what went was in the way
             others = differing([shortest.token_ids, *sequences], self._max_examples)[1:]
             examples = [shortest, *by_strength([place - 1 for place in others])]
-        excerpts = [self._excerpt(ids, feature) for ids in begun_with[: self._max_examples]]
         reached = max((one.max_activation for one in examples), default=0.0)
         return self._count(examples).feature_stats(
             feature,
@@ -97,7 +99,7 @@ class Reporter:
                 frontier=tuple(fluent[place] for place in kept),
                 shortest=shortest,
                 relaxation=_relaxation(searched.relaxation),
-                excerpts=tuple(sorted(excerpts, key=_strength, reverse=True)),
+                excerpts=tuple(excerpts),
                 behind_text=self._behind_text(shortest, feature) if shortest else (),
                 ceiling=self._reader.ceiling_of(feature),
             ),
@@ -172,10 +174,9 @@ class Reporter:
 
     def _excerpt(self, ids: Ids, feature: int) -> ActivationExample:
         """Return real text as the search met it, whether or not its text is cut into these tokens."""
-        met = Found(ids=ids, value=0.0, position=0, provenance="real text", evaluations=0)
         [text] = self._vocabulary.texts([ids])
         decoded = self._model.tokens.decode(ids) if text is None else text
-        return self._read(ids, decoded, met, feature, is_text=text is not None)
+        return self._read(ids, decoded, _begun(ids), feature, is_text=text is not None)
 
     def _read(self, ids: Sequence[int], text: str, found: Found, feature: int, *, is_text: bool) -> ActivationExample:
         reading = self._reader.read(ids, feature)
@@ -280,6 +281,11 @@ def _but_for_rounding(value: float) -> float:
 def _alone(ids: Ids) -> Found:
     """Return the best single token, with what stood in front: no search should come to less."""
     return Found(ids=ids, value=0.0, position=len(ids) - 1, provenance="single token", evaluations=len(ids))
+
+
+def _begun(ids: Ids) -> Found:
+    """Return real text that the search was given, as it was."""
+    return Found(ids=ids, value=0.0, position=len(ids) - 1, provenance="real text", evaluations=0)
 
 
 def _improvements(

@@ -187,15 +187,17 @@ def _histogram(column: Column, comparison: Comparison, real: FeatureStats) -> No
 def _fluency(column: Column, synthetic: FeatureStats) -> None:
     theme = column.sheet.theme
     steps = [] if synthetic.is_dead else searches.frontier(synthetic)
-    cloud = [*searches.fluency(synthetic.search.excerpts)] if synthetic.search else []
+    excerpts = synthetic.search.excerpts if synthetic.search else ()
+    cloud = [*searches.fluency(excerpts)]
+    not_text = searches.fluency(tuple(one for one in excerpts if one.synthesis and not one.synthesis.is_text))
     with column.sheet.panel("fluency"):
         if not steps:
             column.heading("Fluency", "Nothing to show: the search has no frontier of fluency.")
         else:
             said = "steps and dots: the strongest found within a cross-entropy"
             said += "; circles: real text cut to the same length" if cloud else ""
-            if any(value > max((y for x, y in steps if x <= surprise), default=0.0) for surprise, value in cloud):
-                said += "; above the steps: not text, or given up for what is stronger"
+            if any(value > max((y for x, y in steps if x <= surprise), default=0.0) for surprise, value in not_text):
+                said += "; above the steps: not text"
             column.heading("Fluency", said)
             across = Axis.over("cross-entropy, nats per token", [x for x, _ in (*steps, *cloud)])
             up = Axis.of_activations([y for _, y in (*steps, *cloud)])

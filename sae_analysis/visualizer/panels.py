@@ -133,8 +133,8 @@ def logit_effects(column: Column, stats: FeatureStats, colour: Colour) -> None:
 
 def effect_rows(column: Column, title: str, effects: TokenValues, tint: Colour) -> None:
     """Set tokens with what becomes of their logits, a bar as long as its part of the largest behind each."""
-    column.caption(title)
     rows = effects[:_TABLE_ROWS]
+    column.caption(title if rows else f"{title} none")
     strongest = max((abs(effect) for _, effect in rows), default=0.0) or 1.0
     numbers = max((width_of(signed(effect), SMALL) for _, effect in rows), default=0.0)
     for token, effect in rows:

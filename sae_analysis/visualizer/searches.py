@@ -45,6 +45,8 @@ def made_beside(stats: FeatureStats, search: FeatureSearch) -> str:
         return ""
     if origin.provenance == "single token":
         return "a single token, tried beside the search"
+    if origin.provenance == "real text" and not origin.token_evaluations:
+        return "real text that it began with, as it was"
     if search.shortest and search.shortest.token_ids == stats.examples[0].token_ids:
         return f"what is left of one found after {count(origin.token_evaluations)}, without tokens that were in the way"
     return ""

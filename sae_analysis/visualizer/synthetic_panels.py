@@ -114,7 +114,8 @@ def relaxation(column: Column, stats: FeatureStats, search: FeatureSearch, colou
     )
     with column.sheet.panel("relaxation"):
         kept = f"; tokens keep {share(discrete / relaxed)} of it" if relaxed > 0 and discrete >= 0 else ""
-        column.heading("What relaxing promised", f"activation; mixtures are no text, and never a result{kept}")
+        lacks = "; below zero: what is lacking to fire" if min(relaxed, discrete) < 0 else ""
+        column.heading("What relaxing promised", f"activation; mixtures are no text, and never a result{kept}{lacks}")
         most = max(abs(value) for _, value, _ in rows) or 1.0
         numbers = max(width_of(number(value), SMALL) for _, value, _ in rows)
         for name, value, shade in rows:
