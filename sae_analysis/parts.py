@@ -9,7 +9,6 @@ import hashlib
 import json
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -142,7 +141,7 @@ class Storage:
             raise OutputError(
                 f"Part {self.place(name)} cannot be read: {reason}. Give one that a shard wrote."
             ) from None
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # torn archives end in BadZipFile, ValueError, KeyError, EOFError, zlib.error …
             raise OutputError(
                 f"Part {self.place(name)} is damaged ({error}). Read this part of the text again."
             ) from None
@@ -161,7 +160,7 @@ def _write(part: Part, file: BinarySeekable) -> None:
 
 
 def _read(file: BinarySeekable, is_wanted: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
-    """Return header and arrays; a ValueError or the like says what is wrong."""
+    """Return header and arrays, the chunks among them; an error of any kind says what is wrong."""
     digest = file.read(_DIGEST_BYTES)
     if _digest(file) != digest:
         raise ValueError("its checksum is wrong")
@@ -170,7 +169,10 @@ def _read(file: BinarySeekable, is_wanted: Callable[[str], bool]) -> tuple[dict[
         header = json.loads(arrays[_HEADER].tobytes())
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']} where {_VERSION} is read")
-        return header, {name: arrays[name] for name in arrays.files if name != _HEADER and is_wanted(name)}
+        found = {name: arrays[name] for name in arrays.files if name != _HEADER and is_wanted(name)}
+        if found[_CHUNKS].ndim != 1 or found[_CHUNKS].dtype.kind != "i":
+            raise ValueError("its chunks are no numbers in a row")
+        return header, found
 
 
 def _digest(file: BinarySeekable) -> bytes:

@@ -169,5 +169,6 @@ ROWS = [
     ),
     ("synthetic --model {nan_weights}", "gives values that are not finite in torch.float32"),
     ("synthetic --model {cut_weights}", "Model folder {cut_weights} cannot be loaded: "),
+    ("inspect --model {tmp}/none", "Model folder {tmp}/none does not exist: give the folder"),
     ("inspect --model {broken_config}", "Model folder {broken_config} cannot be loaded: "),
 ]  # fmt: skip

@@ -237,9 +237,9 @@ ROWS = [
     ("real --sae {narrow_bias}", "of another shape encoder.bias (47,)"),
     ("real --sae {empty_weights}", "of another shape encoder.weight (0, 16)"),
     ("real --sae {unknown_key}", "but its keys are not: unknown gate.weight."),
-    ("real --sae {k_of_nothing}", "k"),
-    ("real --sae {k_below_nothing}", "k"),
-    ("real --sae {k_beyond_all}", "k"),
+    ("real --sae {k_of_nothing}", "The SAE's k is 0, but it has 48 features: its file is damaged."),
+    ("real --sae {k_below_nothing}", "The SAE's k is -3, but it has 48 features: its file is damaged."),
+    ("real --sae {k_beyond_all}", "The SAE's k is 49, but it has 48 features: its file is damaged."),
     ("real --sae {k_of_a_half}", "has a k that is no whole number: its file is damaged."),
     (
         "real --sae {wide_sae}",
@@ -247,7 +247,7 @@ ROWS = [
         + ", ".join(f"blocks.{layer}.mlp.hook_post" for layer in range(LAYERS)) + ".",
     ),
     ("real --sae {odd_width_sae}", "The SAE reads 7-wide activations, but hook blocks.1.hook_resid_post of {model} gives 16."),
-    ("real --sae {odd_width_sae} --hook auto", "7"),
+    ("real --sae {odd_width_sae} --hook auto", "The SAE reads 7-wide activations, and the hooks of {model} are 16 or 40 wide: it belongs to another model."),
     (
         "real --sae {shifted_sae}",
         "and a mean would reach 0. Check --hook (inspect tries them all), --bos and --model, or look at the results anyway with "
@@ -265,6 +265,7 @@ ROWS = [
     ("synthetic --sae {cut_safetensors}", "SAE {cut_safetensors} is damaged or cut short: "),
     ("synthetic --sae {nan_sae}", "The SAE's b_dec holds values that are not finite: its file is damaged."),
     ("compare --sae {cut_pt}", "SAE {cut_pt} is damaged or cut short: "),
+    ("inspect --sae {tmp}/none", "SAE {tmp}/none does not exist"),
     ("inspect --sae {cut_pt}", "SAE {cut_pt} is damaged or cut short: "),
     ("inspect --sae {code_in_a_zip} --json", "SAE {code_in_a_zip} is not a plain file of tensors: "),
     ("inspect --sae {empty_folder}", "SAE folder {empty_folder} holds no weight file"),

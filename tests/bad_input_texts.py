@@ -174,6 +174,7 @@ ROWS = [
     ("synthetic --corpus {tmp}/no.txt", "Corpus {tmp}/no.txt does not exist: give a"),
     ("synthetic --corpus {empty_text}", "The corpus has 0 tokens to count, in 1 document: statistics need at least 16. Give more text."),
     ("compare --corpus {broken_line}", "Corpus {broken_line} line 2 is not JSON: "),
+    ("inspect --model {model} --corpus {tmp}/no.txt", "Corpus {tmp}/no.txt does not exist"),
     ("inspect --corpus {latin_text}", "Corpus {latin_text} is not UTF-8: byte 0xe9 at offset 3."),
     ("inspect --corpus {empty_text} --model {model}", "The corpus has no text to look for the SAE's place on"),
 ]  # fmt: skip

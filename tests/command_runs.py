@@ -15,8 +15,10 @@ def as_typed(arguments, **environment):
         [sys.executable, "main.py", *arguments],
         cwd=ROOT,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        timeout=120,
         check=False,
     )
 

@@ -17,8 +17,8 @@ from jaxtyping import install_import_hook
 
 # The modules whose annotations carry tensor shapes; beartype cannot check the typing.Self of the others.
 SHAPED = (
-    "corpus", "directions", "firings", "language_model", "real_activations.report", "real_activations.stream",
-    "reconstruction", "sae_interface", "synth_activations.evaluation", "synth_activations.relaxation",
+    "corpus", "directions", "firings", "language_model", "products", "reconstruction", "sae_interface",
+    "synth_activations",
 )  # fmt: skip
 install_import_hook([f"sae_analysis.{name}" for name in SHAPED], "beartype.beartype")
 # Shrinking a failure is for a person at work, not for CI: without it a red run ends as soon as a green one.

@@ -4,6 +4,7 @@ Bytes that are changed at random mostly break a checksum or a bracket, and are r
 them. So containers are taken apart, something inside is damaged, and they are put together again as if it were meant.
 """
 
+import hashlib
 import io
 import json
 import struct
@@ -160,6 +161,12 @@ def of_lines(content: bytes, chance: Random) -> bytes:
     which = chance.randrange(len(lines))
     lines[which] = chance.choice((of_json, of_text, of_bytes))(lines[which], chance)
     return b"\n".join(lines)
+
+
+def of_part(content: bytes, chance: Random) -> bytes:
+    """Damage what stands behind the checksum, and give it one that is right."""
+    inside = of_zip(content[32:], chance)
+    return hashlib.sha256(inside).digest() + inside
 
 
 # --- whole files ---------------------------------------------------------------------------------------------------
@@ -359,7 +366,7 @@ READERS = {
     "corpus-jsonl": Reader(file_name="a.jsonl", whole=_json_lines, read=_read_corpus, damage=(of_lines, of_bytes)),
     "corpus-json": Reader(file_name="a.json", whole=_json_list, read=_read_corpus, damage=(of_json, of_text, of_bytes)),
     "corpus-parquet": Reader(file_name="a.parquet", whole=_parquet, read=_read_corpus, damage=(of_bytes,)),
-    "part": Reader(file_name="real.part", whole=_part, read=_read_part, damage=(of_bytes,)),
+    "part": Reader(file_name="real.part", whole=_part, read=_read_part, damage=(of_part, of_part, of_bytes)),
     "features": Reader(file_name="features", whole=_features, read=_read_features, damage=(of_text, of_bytes)),
     "results": Reader(
         file_name="real.json", whole=_results, read=_read_result, damage=(of_json, of_json, of_text, of_bytes)

@@ -31,6 +31,20 @@ def by_hand(rule, *, subtract_b_dec=True):
     return UnifiedSAEInterface(SparseAutoencoder(**WEIGHTS, rule=rule, subtract_b_dec=subtract_b_dec))
 
 
+def interface(weights, *, rule=None, origin=None, subtract_b_dec=True, **options):
+    """Return an SAE of weights as dictionary_learning names them, TopK with the k among them unless a rule is given."""
+    sae = SparseAutoencoder(
+        W_enc=weights["encoder.weight"].T,
+        b_enc=weights["encoder.bias"],
+        W_dec=weights["decoder.weight"].T,
+        b_dec=weights["b_dec"],
+        rule=rule or TopK(int(weights["k"])),
+        subtract_b_dec=subtract_b_dec,
+        **options,
+    )
+    return UnifiedSAEInterface(sae, origin=origin)
+
+
 X = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
 # minus b_dec: [2, 2] and [-1, 0]; times W_enc: [2, 2] and [-1, -2]; plus b_enc:
 PRE = [[2.5, 1.0], [-0.5, -3.0]]

@@ -1,29 +1,18 @@
 """What tests of the search share: an SAE at its hook, sequences to try, and what a search might have found."""
 
 import torch
-from conftest import K, topk_weights
+from conftest import topk_weights
+from small_saes import interface
 
 from sae_analysis.reconstruction import attach
-from sae_analysis.sae_interface import Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
+from sae_analysis.sae_interface import Origin
 from sae_analysis.synth_activations import Found, Searched
 
 HOOK = "blocks.1.hook_resid_post"
 
 
-def module_of(rule=None):
-    weights = topk_weights()
-    return SparseAutoencoder(
-        W_enc=weights["encoder.weight"].T,
-        b_enc=weights["encoder.bias"],
-        W_dec=weights["decoder.weight"].T,
-        b_dec=weights["b_dec"],
-        rule=rule or TopK(K),
-        subtract_b_dec=True,
-    )
-
-
 def site_of(model, rule=None, **options):
-    return attach(UnifiedSAEInterface(module_of(rule), origin=Origin(hook=HOOK)), model, **options)
+    return attach(interface(topk_weights(), rule=rule, origin=Origin(hook=HOOK)), model, **options)
 
 
 def random_ids(count, length, seed=0):

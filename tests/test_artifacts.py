@@ -339,10 +339,7 @@ def test_other_runs_have_files_of_their_own(begun, tmp_path):
 
 
 def test_features_that_cannot_be_written_are_one_line(begun, monkeypatch):
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    failing(monkeypatch, OSError(28, "No space left on device"))
     assert refusal(begun.add, [THREE]) == (
         f"{begun.path} cannot be written: No space left on device. Free space or choose another folder."
     )

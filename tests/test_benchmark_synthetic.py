@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import synthetic
 from synthetic_methods import FLOORS, OPPONENTS, Circumstances, tuning_grid
-from synthetic_subject import History, Judge, Meter, Run, Trace
+from synthetic_subject import CE_LIMITS, History, Judge, Meter, Run, Trace
 from synthetic_table import (
     OURS,
     interval,
@@ -169,8 +169,8 @@ def test_only_text_counts_and_the_best_is_scored_again(site, vocabulary):
     assert not verdict["raw"]["valid"]
     assert verdict["unique"] == 2
     assert verdict["curve"] == [(LENGTH, 1.0, 5.0)]
-    ce = verdict["best"]["ce"]
-    assert all(ce > float(limit) or found["ids"] == good.tolist() for limit, found in verdict["fluent"].items())
+    assert set(verdict["fluent"]) == {f"{limit:g}" for limit in CE_LIMITS if verdict["best"]["ce"] <= limit}
+    assert all(found["ids"] == good.tolist() for found in verdict["fluent"].values())
 
 
 def test_cross_entropy_is_that_of_every_token_behind_another(site, vocabulary):

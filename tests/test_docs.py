@@ -50,13 +50,20 @@ def test_the_reader_on_the_page_reads_and_the_module_on_the_page_is_wrapped(tmp_
     assert set(alone.feature.tolist()) <= {2, 5}
 
 
+CALLED = {
+    "Llama Scope R1": "its R1 successor",
+    "circuit-tracer transcoder": "circuit-tracer",
+    "ReLU SAE (Neel Nanda's layout)": "Neel Nanda's one-layer SAEs",
+}
+"""What the page on formats calls a layout, where it is not its name."""
+
+
 def test_the_page_on_formats_names_every_layout():
-    page = (DOCS / "formats.md").read_text().lower()
+    page = (DOCS / "formats.md").read_text()
     for family in sae_formats._FAMILIES:
         for layout in family.LAYOUTS:
-            named = layout.name.lower().removeprefix("dictionary_learning ").removeprefix("saelens ")
-            words = named.replace("(", " ").replace(")", " ").split()
-            assert any(word in page for word in (named, *words)), layout.name
+            named = layout.name.removeprefix("dictionary_learning ").removeprefix("SAELens ")
+            assert re.search(rf"\b{re.escape(CALLED.get(named, named))}\b", page), layout.name
 
 
 def test_the_page_on_figures_explains_every_panel_and_number(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from conftest import D_SAE, TEXTS, topk_weights
 from hypothesis import given
 from hypothesis import strategies as st
+from small_saes import interface
 
 from sae_analysis.corpus import Document
 from sae_analysis.feature_selection import parse_features
@@ -12,7 +13,7 @@ from sae_analysis.firings import MOST_FEATURES, USUAL, FiringReader, looked_at
 from sae_analysis.real_activations import RealSettings, analyze
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import ActivationExample
-from sae_analysis.sae_interface import Origin, SparseAutoencoder, TopK, UnifiedSAEInterface
+from sae_analysis.sae_interface import Origin, TopK
 
 DOCUMENTS = [Document(name="text", text=text) for text in TEXTS]
 
@@ -55,7 +56,7 @@ def by_hand(site, ids, feature):
 
 
 def test_an_ablation_is_that_of_a_forward_pass_hooked_by_hand(site, result):
-    looked_at = 0
+    compared = 0
     for stats in result.features:
         for example in stats.examples[:2]:
             ids = example.token_ids[: example.peak_position + 1]
@@ -73,8 +74,8 @@ def test_an_ablation_is_that_of_a_forward_pass_hooked_by_hand(site, result):
             strengths = [value for _, value in firing.coactive]
             assert strengths == sorted(strengths, reverse=True)
             assert firing.residual == pytest.approx((x - topk_weights()["b_dec"]).tolist(), rel=1e-3, abs=1e-4)
-            looked_at += 1
-    assert looked_at > D_SAE / 2
+            compared += 1
+    assert compared > D_SAE / 2
 
 
 def test_only_the_strongest_are_looked_at(result):
@@ -104,22 +105,14 @@ def test_progress_is_told_of_each_feature(site):
 def test_a_transcoder_is_ablated_where_it_writes(bos_model, seed):
     """The feature of a transcoder adds to the MLP's output, and reads something else: its bias is none of that."""
     weights = topk_weights()
-    sae = SparseAutoencoder(
-        W_enc=weights["encoder.weight"].T,
-        b_enc=weights["encoder.bias"],
-        W_dec=weights["decoder.weight"].T,
-        b_dec=weights["b_dec"],
-        rule=TopK(4),
-        subtract_b_dec=False,
-        is_transcoder=True,  # of two places of one width
-    )
-    origin = Origin(hook="blocks.1.hook_resid_mid", hook_out="blocks.1.hook_mlp_out")
-    site = attach(UnifiedSAEInterface(sae, origin=origin), bos_model)
+    origin = Origin(hook="blocks.1.hook_resid_mid", hook_out="blocks.1.hook_mlp_out")  # two places of one width
+    sae = interface(weights, rule=TopK(4), origin=origin, subtract_b_dec=False, is_transcoder=True)
+    site = attach(sae, bos_model)
     ids = torch.randint(3, 320, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
     whole = torch.tensor([[0, *ids]])
     with torch.no_grad():
         x = bos_model.activations(whole, "blocks.1.hook_resid_mid")[0, -1:]
-        code = sae.encode(x)[0][0]
+        code = sae.encode(x).sparse_features[0]
         feature = int(code.argmax())
         mlp = bos_model.module.model.layers[1].mlp
 

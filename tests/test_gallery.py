@@ -152,6 +152,6 @@ def test_a_failed_write_leaves_the_old_page(run, monkeypatch):
     monkeypatch.setattr(
         "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match="No space left on device"):
         write_gallery(folder, [real])
     assert (folder / "index.html").read_text() == "old"

@@ -2,11 +2,13 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import record_factory as make
 from PIL import Image
 
+from sae_analysis import gallery
 from sae_analysis.comparison import compare
 from sae_analysis.gallery import write_gallery
 
@@ -114,8 +116,11 @@ def test_an_example_that_was_cut_at_its_end_says_so(browser, tmp_path, after, sh
 def test_it_asks_for_nothing_but_its_pictures(page):
     browser, _ = page
     pictures(browser)
-    asked = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+    named = "return [...document.querySelectorAll('[src], [href]')].map(one => one.src || one.href)"
+    asked = browser.execute_script(named)
+    assert asked
     assert all(name.startswith("file:///") and name.endswith(".png") for name in asked)
+    assert "://" not in Path(gallery.__file__).with_name("page.html").read_text()
 
 
 def test_columns_sort_both_ways_and_what_is_missing_stays_last(page):

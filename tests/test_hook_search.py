@@ -1,23 +1,21 @@
 """Where an SAE belongs: found for SAEs trained at known places, left open for those that belong nowhere."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import D_MODEL, LAYERS, TEXTS, K
+from small_saes import interface
 from training import gather, train_top_k
 
-from sae_analysis.corpus import Document
+from sae_analysis.corpus import Document, Windowing
 from sae_analysis.errors import CorpusError, FitError, ModelError, SAEFormatError
+from sae_analysis.real_activations import RealSettings, analyze_real_activations
 from sae_analysis.reconstruction import HookSearch, attach, fit_on_sample, search_hook, spliced_loss
 from sae_analysis.reconstruction.search import SAMPLE_TEXT
 from sae_analysis.records import HookScore
 from sae_analysis.sae_interface import (
     AbsTopK,
-    Centring,
     LayerNorm,
     Origin,
-    SparseAutoencoder,
     TopK,
     UnifiedSAEInterface,
 )
@@ -27,21 +25,8 @@ D_TRAINED, K_TRAINED = 128, 8
 ACROSS = ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
 
 
-def interface(weights, *, rule=None, origin=None, subtract_b_dec=True, **options):
-    sae = SparseAutoencoder(
-        W_enc=weights["encoder.weight"].T,
-        b_enc=weights["encoder.bias"],
-        W_dec=weights["decoder.weight"].T,
-        b_dec=weights["b_dec"],
-        rule=rule or TopK(int(weights["k"])),
-        subtract_b_dec=subtract_b_dec,
-        **options,
-    )
-    return UnifiedSAEInterface(sae, origin=origin)
-
-
 @pytest.fixture(scope="module")
-def texts(model):
+def texts():
     return torch.randint(3, 320, (120, 32), generator=torch.Generator().manual_seed(0))
 
 
@@ -241,7 +226,6 @@ def test_an_sae_that_normalises_by_itself_cannot_be_centred_as_well(model, train
     with pytest.raises(SAEFormatError) as caught:
         attach(own, model, PLACES[2], centre="on")
     assert str(caught.value) == "custom module cannot be read in another way than its own."
-    assert isinstance(Centring(), type(LayerNorm()).__base__)
 
 
 def test_a_model_already_centred_warns_of_an_sae_that_was_not(layer_norm_model, trained, caplog, monkeypatch):
@@ -388,7 +372,15 @@ def test_a_transcoders_loss_is_that_of_the_output_it_replaces(model, trained):
 
 def test_our_own_sample_is_a_few_hundred_tokens_long(model):
     assert sum(len(ids) for ids in model.tokens.tokenize(list(SAMPLE_TEXT))) >= 512
-    assert replace(attach(random_sae(0), model, PLACES[0]), hook="x").hook == "x"
+
+
+def test_the_library_function_finds_the_hook_and_reads_all_of_a_text_that_can_be_read_once(model, trained):
+    documents = [Document(name=f"{number}", text=text) for number, text in enumerate(TEXTS)]
+    settings = RealSettings(windowing=Windowing(seq_len=24), allow_poor_fit=True)
+    found = analyze_real_activations(trained[PLACES[0]], model, [1], iter(documents), settings=settings).result
+    assert found.provenance.hook == PLACES[0]
+    assert found.provenance.hook_reason.startswith("found by search")
+    assert found.fit.document_count == len(documents)
 
 
 def test_a_search_without_text_says_so(model, trained):

@@ -34,7 +34,7 @@ def trained_folder(model, tmp_path_factory):
     return make_sae(tmp_path_factory.mktemp("trained") / "sae", weights, k=8)
 
 
-def test_without_a_model_it_says_what_the_file_tells(sae_folder, sae):
+def test_without_a_model_it_says_what_the_file_tells(sae):
     weights = topk_weights()
     norms = weights["encoder.weight"].norm(dim=1)
     lowest, median, highest = (
@@ -246,21 +246,6 @@ def test_a_transcoder_has_no_cosine(sae):
     lines = list(describe(inspect_sae(transcoder, "x")))
     assert lines[2] == f"Shape:      {D_MODEL} -> {D_SAE} features -> {D_MODEL}, transcoder"
     assert not any(line.startswith("Cosine") for line in lines)
-
-
-def test_bad_input_is_one_line(tmp_path, capsys, sae_folder, model_folder):
-    for arguments, words in (
-        (["--sae", str(tmp_path / "none")], "does not exist"),
-        (["--sae", str(sae_folder), "--model", str(tmp_path / "none")], "does not exist: give the folder"),
-        (
-            ["--sae", str(sae_folder), "--model", str(model_folder), "--corpus", str(tmp_path / "no.txt")],
-            "does not exist",
-        ),
-    ):
-        assert main(["inspect", *arguments]) == 2
-        out, err = capsys.readouterr()
-        assert (out, err.count("\n")) == ("", 1)
-        assert words in err
 
 
 def test_a_hook_that_the_model_does_not_have_is_named(model, trained_folder):

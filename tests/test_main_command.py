@@ -8,35 +8,31 @@ import pytest
 from command_runs import ROOT, make_folder, write
 from conftest import D_SAE
 
+from sae_analysis import visualizer
 from sae_analysis.errors import CorpusError
 from sae_analysis.feature_selection import GRAMMAR
 from sae_analysis.main import main
+from sae_analysis.main.examples import EXAMPLES
 
 
-def test_the_package_runs_as_a_module(typed):
-    arguments = [sys.executable, "-m", "sae_analysis", *typed(features="9999")]
+@pytest.mark.parametrize("module", ["sae_analysis", "sae_analysis.main"])
+def test_the_package_runs_as_a_module(typed, module):
+    arguments = [sys.executable, "-m", module, *typed(features="9999")]
     found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
 
 
-def test_the_package_of_the_command_runs_as_a_module(searching):
-    arguments = [sys.executable, "-m", "sae_analysis.main", *searching(features="9999")]
-    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == f"error: Feature 9999 does not exist: the SAE has features 0 to {D_SAE - 1}.\n"
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["real", "--help"], ["synthetic", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
+@pytest.mark.parametrize("mode", [[], *([mode] for mode in EXAMPLES)])
+def test_help_imports_nothing_heavy(mode):
     code = (
         "import sys\nfrom sae_analysis.main import main\n"
-        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"try:\n    main({[*mode, '--help']!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "print(*{'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stderr == "\n"
-    assert arguments[0].removeprefix("--help") in found.stdout
+    assert f"usage: {' '.join(['sae-analysis', *mode])} " in found.stdout
 
 
 def test_help_names_every_default_and_no_absent_one(capsys):
@@ -149,3 +145,21 @@ def test_what_fails_before_it_writes_leaves_no_folder(typed, tmp_path):
         assert main(typed(hook="nowhere", output=output)) == 2
     assert not (tmp_path / "new").exists()
     assert not list(there.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["real", "synthetic"])
+def test_pictures_are_asked_of_the_visualizer_and_listed(*, typed, searching, tmp_path, monkeypatch, capsys, mode):
+    def draw(result, folder, kind, *, drawing, progress):
+        progress(1, 1)
+        assert (drawing.dpi, drawing.theme, drawing.formats) == (72, visualizer.THEMES["dark"], ("png", "svg"))
+        return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
+
+    monkeypatch.setattr(visualizer, "visualize_features", draw)
+    arguments = {"real": typed, "synthetic": searching}[mode](features="4")
+    look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
+    assert main([*(part for part in arguments if part != "--no-figures"), *look]) == 0
+    out = tmp_path / "out"
+    assert capsys.readouterr().out.endswith(
+        f"Wrote 3 files to {out}:\n  {out / f'{mode}.json'}\n  {out / f'feature_4_{mode}.png'}\n"
+        f"  {out / 'index.html'}\nTo look at them, open {out / 'index.html'}\n"
+    )

@@ -202,24 +202,6 @@ def test_the_text_of_the_demo_can_be_searched_from(monkeypatch, typed, tmp_path,
     assert said.corpus.startswith("State of the Union addresses"), "as real calls it"
 
 
-def test_pictures_are_asked_of_the_visualizer_and_listed(typed, tmp_path, monkeypatch, capsys):
-    from sae_analysis import visualizer
-
-    def draw(result, folder, kind, *, drawing, progress):
-        progress(1, 1)
-        assert (drawing.dpi, drawing.theme, drawing.formats) == (72, visualizer.THEMES["dark"], ("png", "svg"))
-        return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
-
-    monkeypatch.setattr(visualizer, "visualize_features", draw)
-    look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
-    assert main([*(part for part in typed(features="4") if part != "--no-figures"), *look]) == 0
-    assert capsys.readouterr().out.endswith(
-        f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'real.json'}\n"
-        f"  {tmp_path / 'out' / 'feature_4_real.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
-        f"To look at them, open {tmp_path / 'out' / 'index.html'}\n"
-    )
-
-
 def broken_sae(folder, **weights):
     return make_sae(folder / "broken", topk_weights() | weights)
 

@@ -144,24 +144,6 @@ def test_text_decides_where_features_are_asked_for_by_what_they_do(searching, ty
     assert [stats.feature_idx for stats in synthetic_result(tmp_path).features] == [32, 33]
 
 
-def test_pictures_of_a_search_are_asked_of_the_visualizer_and_listed(searching, tmp_path, monkeypatch, capsys):
-    from sae_analysis import visualizer
-
-    def draw(result, folder, kind, *, drawing, progress):
-        progress(1, 1)
-        assert (drawing.dpi, drawing.theme, drawing.formats) == (72, visualizer.THEMES["dark"], ("png", "svg"))
-        return [folder / f"feature_{feature.feature_idx}_{kind}.png" for feature in result.features]
-
-    monkeypatch.setattr(visualizer, "visualize_features", draw)
-    look = ["--dpi", "72", "--theme", "dark", "--format", "svg"]
-    assert main([*(part for part in searching(features="4") if part != "--no-figures"), *look]) == 0
-    assert capsys.readouterr().out.endswith(
-        f"Wrote 3 files to {tmp_path / 'out'}:\n  {tmp_path / 'out' / 'synthetic.json'}\n"
-        f"  {tmp_path / 'out' / 'feature_4_synthetic.png'}\n  {tmp_path / 'out' / 'index.html'}\n"
-        f"To look at them, open {tmp_path / 'out' / 'index.html'}\n"
-    )
-
-
 def interrupted_after(monkeypatch, batches):
     """Let Ctrl-C be pressed when that many batches have been searched."""
     from sae_analysis.synth_activations import Search

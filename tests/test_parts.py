@@ -1,7 +1,6 @@
 """Parts on disk: whole or refused, and the last good one is always there."""
 
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -100,7 +99,7 @@ def test_a_part_that_is_missing_or_of_another_version_is_refused(tmp_path, monke
     )
 
 
-def test_nothing_in_a_part_is_executed(tmp_path):
+def test_nothing_in_a_part_is_executed(tmp_path, monkeypatch):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -108,9 +107,22 @@ def test_nothing_in_a_part_is_executed(tmp_path):
     storage = Storage(tmp_path)
     with pytest.raises(ValueError, match="allow_pickle"):
         storage.write("a.part", part(1, trap=np.array([Trap()], dtype=object)))
-    assert pickle.dumps(Trap())
-    assert not (tmp_path / "sprung").exists()
     assert list(tmp_path.iterdir()) == []
+    savez = np.savez
+    monkeypatch.setattr(np, "savez", lambda file, **named: savez(file, **named | {"allow_pickle": True}))
+    storage.write("a.part", part(1, trap=np.array([Trap()], dtype=object)))  # as somebody else may write it
+    assert refusal(storage.read, "a.part").startswith(f"Part {tmp_path}/a.part is damaged (Object arrays")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("chunks", [np.ones((2, 2), np.int64), np.array(["1"]), np.array([0.5])])
+def test_a_part_that_does_not_say_which_chunks_it_holds_is_refused(tmp_path, chunks):
+    storage = Storage(tmp_path)
+    storage.write("a.part", Part(header={}, arrays={"chunks": chunks}))
+    storage.write("none.part", Part(header={}, arrays={}))
+    for read in (storage.read, storage.header):
+        assert "is damaged (its chunks are no numbers in a row)" in refusal(read, "a.part")
+        assert "is damaged (" in refusal(read, "none.part")
 
 
 def test_a_place_that_nothing_is_known_of_is_refused():

@@ -50,7 +50,7 @@ def test_features_alone_are_compared_and_drawn(pair, tmp_path):
 
 def test_what_does_not_belong_together_leaves_the_old_comparison(pair, tmp_path):
     (tmp_path / "comparison.json").write_text("old")
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match="was given as the real one"):
         compare_real_vs_synthetic(*reversed(pair), tmp_path)
     with pytest.raises(OutputError, match="none in common"):
         compare_real_vs_synthetic(pair[0].by_feature(), {7: pair[1].features[0]}, tmp_path)

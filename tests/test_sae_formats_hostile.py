@@ -100,7 +100,7 @@ def verdicts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_and_nothing_else_happens(verdicts, tmp_path_factory, name):
+def test_a_hostile_file_is_refused_and_nothing_else_happens(verdicts, name):
     verdict, (_, fragments) = verdicts[name], HOSTILE[name]
     assert verdict["kind"] == "SAEFormatError", verdict["message"]
     assert verdict["did"] == []

@@ -8,9 +8,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from checkpoint_reading import refusal
 from conftest import make_sae
 
-from sae_analysis.errors import SAEFormatError
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_formats.hub import locate
 
@@ -30,12 +30,6 @@ def snapshot(cache: Path, repository: str) -> Path:
     (folder / "refs" / "main").write_text(REVISION)
     (found := folder / "snapshots" / REVISION).mkdir(parents=True)
     return found
-
-
-def refusal(name):
-    with pytest.raises(SAEFormatError) as caught:
-        load_sae(name)
-    return str(caught.value)
 
 
 def test_a_local_folder_comes_before_a_repository_of_that_name(tmp_path, monkeypatch):

@@ -159,18 +159,6 @@ def test_a_search_on_workers_finds_what_one_process_finds(model_folder, fitting_
     assert is_same.count(False) == 1, "the time at which it was made"
 
 
-def test_a_cluster_that_is_not_there_is_said_soon(options, tmp_path, capsys):
-    ray = ["--output", tmp_path, "--engine", "ray", "--ray-address"]
-    refused = error_of(capsys, "real", *options, *ray, "127.0.0.1:1")
-    assert refused == (
-        "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check the address."
-    )
-    for address in ("nowhere.invalid:1", "127.0.0.1:99999"):
-        message = error_of(capsys, "real", *options, *ray, address)
-        assert message.startswith(f"The Ray cluster at {address} cannot be had: ")
-        assert message.endswith(" Check the address.")
-
-
 def test_ray_that_is_missing_is_named_with_the_way_to_get_it(options, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert error_of(capsys, "real", *options, "--output", tmp_path, "--engine", "ray") == (

@@ -9,6 +9,7 @@ import torch
 from conftest import D_SAE, TEXTS
 from synth_runs import HOOK, random_ids, site_of
 
+from sae_analysis.language_model import TokenText
 from sae_analysis.sae_interface import JumpReLU
 from sae_analysis.synth_activations import GRADIENT_COST, Evaluator, Search, SearchSettings, Vocabulary
 from sae_analysis.synth_activations.fluency import LEVEL_EDGES, LEVEL_SLOTS
@@ -63,8 +64,11 @@ def test_special_tokens_are_no_text_even_where_the_tokenizer_gives_them_back(mod
     assert vocabulary.texts([special, [0], [*model.tokens.tokenize(["ship"])[0], 0]]) == [None, None, None]
 
 
-class SpaceInFront:
+class SpaceInFront(TokenText):
     """A tokenizer that, like Llama's, puts a space in front of every text."""
+
+    def __init__(self):
+        """Wrap none."""
 
     special_token_ids = frozenset({0})
     words = ("<s>", " a", " b", "c", " ")

@@ -48,9 +48,12 @@ def test_the_second_look_sees_what_is_wrong(tmp_path, result, bos_model_folder, 
         "cross-entropy": with_synthesis(example, cross_entropy=1.001 * (example.synthesis.cross_entropy or 0)),
         "attribution": with_synthesis(example, attribution=lost),
         "round trip": replace(example, text=example.text + "!"),
+        "peak position": replace(example, peak_position=example.activations.index(min(example.activations))),
     }
-    for kind, changed in wrong.items():
-        features = (replace(stats, examples=(changed, *rest)), *others)
+    cases = {kind: replace(stats, examples=(changed, *rest)) for kind, changed in wrong.items()}
+    cases["feature maximum"] = replace(stats, max_activation=1.001 * stats.max_activation)
+    for kind, changed in cases.items():
+        features = (changed, *others)
         write_result(replace(result, features=features), path := tmp_path / "synthetic.json")
         assert differences(bos_model_folder, sae_folder, path)[kind] > ALLOWED, kind
 

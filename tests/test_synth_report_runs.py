@@ -1,20 +1,22 @@
 """A run and its plan: the real text it begins with, what is refused, and the same result after it was killed."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import record_factory as make
 from conftest import D_SAE, FEATURES, SHORT, K, make_sae, topk_weights
-from synth_runs import HOOK, module_of
+from small_saes import interface
+from synth_runs import HOOK
 
-from sae_analysis import comparison
+from sae_analysis import comparison, synth_activations
 from sae_analysis.errors import FeatureError, ModelError, OutputError
 from sae_analysis.feature_selection import parse_features
 from sae_analysis.language_model import load_model
 from sae_analysis.reconstruction import attach
 from sae_analysis.records import FeatureResults
 from sae_analysis.sae_formats import load_sae
-from sae_analysis.synth_activations import Search, generate_synthetic_maximizers, plan, synthesize
+from sae_analysis.synth_activations import Search, SynthSettings, generate_synthetic_maximizers, plan, synthesize
 from sae_analysis.synth_activations.real_windows import check_origin, real_windows
 
 # --- real text to begin with ---------------------------------------------------------------------------------------
@@ -122,11 +124,12 @@ def test_what_text_decides_is_read_off_a_real_analysis_of_all_features(site, rea
     stats = real.features
     by_density = sorted(stats, key=lambda one: (-one.active_count, one.feature_idx))
     by_maximum = sorted(stats, key=lambda one: (-one.max_activation, one.feature_idx))
-    dead = [one.feature_idx for one in stats if one.is_dead]
+    silent = replace(real, features=tuple(replace(s, active_count=0) if s.feature_idx in (9, 30) else s for s in stats))
+    dead = [one.feature_idx for one in silent.features if one.is_dead]
+    assert {9, 30} <= set(dead)
+    assert plan(site, parse_features("dead:1"), SHORT, silent).features == (dead[0],)
     assert plan(site, parse_features("top:4"), SHORT, real).features == tuple(s.feature_idx for s in by_density[:4])
     assert plan(site, parse_features("top:4:max"), SHORT, real).features == tuple(s.feature_idx for s in by_maximum[:4])
-    if dead:
-        assert plan(site, parse_features("dead:1"), SHORT, real).features == (dead[0],)
     question = "features top:N, top:N:max and dead:N ask what features do on text, and "
     advice = ": give a `corpus` to scan, or a `real` result of all features."
     assert refusal(FeatureError, plan, site, parse_features("top:4"), SHORT) == f"{question}no text was read{advice}"
@@ -220,10 +223,12 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same(after, site, result
 
 
 def test_a_batch_of_which_a_feature_is_missing_is_searched_whole(site, result):
-    done = {3: result.features[0], 40: replace(result.features[2], token_count=-1), 8: result.features[3]}
+    three, _, forty, eight, _ = result.features
+    done = {3: replace(three, token_count=-1), 40: replace(forty, token_count=-1), 8: eight}
     resumed = synthesize(site, parse_features(FEATURES), SHORT, done=done)
     assert resumed.features[:2] == result.features[:2]
     assert resumed.features[2].token_count == -1, "a whole batch is not searched again"
+    assert resumed.features[4] == result.features[4]
 
 
 def test_a_finished_run_searches_nothing(site, result, monkeypatch):
@@ -300,5 +305,34 @@ def test_the_library_function_takes_paths_and_objects(bos_model, bos_model_folde
 
 
 def test_an_sae_given_as_a_module_is_searched_too(bos_model):
-    [stats] = generate_synthetic_maximizers(module_of(), bos_model, [3], hook=HOOK, seq_len=3, budget=600).values()
+    [stats] = generate_synthetic_maximizers(
+        interface(topk_weights()).model, bos_model, [3], hook=HOOK, seq_len=3, budget=600
+    ).values()
     assert stats.max_activation > 0
+
+
+def test_every_option_of_the_library_function_goes_where_it_belongs(bos_model, sae, real, monkeypatch):
+    asked = {}
+
+    def taking(name, answer):
+        return lambda *given, **named: asked.update({name: (given, named)}) or answer
+
+    monkeypatch.setattr(synth_activations, "attach", taking("place", "the site"))
+    monkeypatch.setattr(synth_activations, "synthesize", taking("search", make.result()))
+    numbers = {"seq_len": 5, "budget": 1_500, "n_steps": 3, "max_examples": 4, "batch_size": 2, "firings": 1, "seed": 7}
+    settings = SynthSettings(**numbers, learning_rate=0.25, fluency=0.125, list_length=6, bos="never")
+    generate_synthetic_maximizers(
+        sae,
+        bos_model,
+        "3,17",
+        **asdict(settings),
+        hook="reads",
+        hook_out="writes",
+        center_residual="on",
+        vsae_sign="signed",
+        real=real,
+        progress=print,
+    )
+    expected = {"hook_out": "writes", "centre": "on", "sign": "signed"}
+    assert asked["place"] == ((sae, bos_model, "reads", "never"), expected)
+    assert asked["search"] == (("the site", parse_features("3,17"), settings), {"real": real, "progress": print})

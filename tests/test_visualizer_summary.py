@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import combinations
 
 import matplotlib as mpl
 import numpy as np
@@ -11,9 +10,8 @@ import record_factory as make
 from page_reader import EVERY_GLYPH_IS_THERE, HEADER, assert_legible, bars, compared, words
 
 from sae_analysis.records import FeatureStats, Histogram
-from sae_analysis.visualizer import LIGHT, digits, feature_comparison_page, feature_page, statistics_page, summary_page
+from sae_analysis.visualizer import digits, feature_comparison_page, feature_page, statistics_page, summary_page
 from sae_analysis.visualizer.plots import bin_position
-from sae_analysis.visualizer.summary import ROWS_PER_SUMMARY
 
 pytestmark = EVERY_GLYPH_IS_THERE
 
@@ -126,8 +124,3 @@ def test_bin_position_is_geometric_in_geometric_bins_and_even_in_even_ones():
     assert bin_position((1.0, 2.0, 4.0, 8.0), 2 * math.sqrt(2)) == pytest.approx(1.5)
     assert bin_position((0.0, 1.0, 2.0), 1.5) == pytest.approx(1.5)
     assert bin_position((-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), -2 * math.sqrt(2)) == pytest.approx(0.5)
-
-
-def test_twelve_rows_a_summary_page():
-    assert ROWS_PER_SUMMARY == 12
-    assert all(a != b for a, b in combinations([LIGHT.real, LIGHT.synthetic, LIGHT.positive, LIGHT.negative], 2))

@@ -15,7 +15,7 @@ Consecutive documents make up chunks of about as much text each, and no batch ha
 same whether it is read in one run with all others or alone, on another machine, next week.
 """
 
-from sae_analysis.corpus.documents import SUFFIXES, Corpus, Document, TextUnit, read_documents
+from sae_analysis.corpus.documents import Corpus, Document, TextUnit, read_documents
 from sae_analysis.corpus.windows import (
     PADDING,
     Chunk,
@@ -32,7 +32,6 @@ MIN_TOKENS = 16
 __all__ = [
     "MIN_TOKENS",
     "PADDING",
-    "SUFFIXES",
     "Chunk",
     "Corpus",
     "Document",

@@ -434,10 +434,10 @@ class Search:
     def _gather(self, everyone: np.ndarray) -> None:
         """Make the last populations of the best of all before."""
         self._is_last = True
-        for place in everyone:
+        for place in everyone.tolist():
             self._put_aside(self._free, place)
             best = sorted(self._elites[place].values(), key=lambda found: -found.value)
-            self._free.clear(place)
+            self._free.clear(np.array([place]))
             for slot, found in enumerate(best[: self._settings.population]):
                 self._free.put(place, slot, np.array(found.ids), found.value, found.position)
                 self._free.origin[place, slot], self._free.found_at[place, slot] = found.provenance, found.evaluations
