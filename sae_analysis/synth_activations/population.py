@@ -1,11 +1,12 @@
 """Sequences that live on, side by side for all features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sae_analysis.synth_activations.operators import Ids
+from sae_analysis.synth_activations.terms import Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,19 @@ class Population:
     def known(self, place: int) -> set[tuple[int, ...]]:
         """Return a feature's sequences."""
         return {tuple(ids) for ids in self.ids[place][self.value[place] > -np.inf].tolist()}
+
+    def found(self, place: int) -> Iterator[Found]:
+        """Yield a feature's sequences, with all that is known of them."""
+        for slot in np.flatnonzero(self.value[place] > -np.inf):
+            surprise = float(self.cross_entropy[place, slot])
+            yield Found(
+                ids=tuple(self.ids[place, slot].tolist()),
+                value=float(self.value[place, slot]),
+                position=int(self.position[place, slot]),
+                provenance=str(self.origin[place, slot]),
+                evaluations=int(self.found_at[place, slot]),
+                cross_entropy=None if np.isnan(surprise) else surprise,
+            )
 
     def mates(self, places: np.ndarray) -> Ids:
         """Return the sequences of features that have had any, to cross with ``[places, slots, seq]``.

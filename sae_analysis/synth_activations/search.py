@@ -417,16 +417,7 @@ class Search:
 
     def _put_aside(self, population: Population, place: int) -> None:
         """Keep what a population came to."""
-        for slot in np.flatnonzero(population.value[place] > -np.inf):
-            surprise = float(population.cross_entropy[place, slot])
-            found = Found(
-                ids=tuple(population.ids[place, slot].tolist()),
-                value=float(population.value[place, slot]),
-                position=int(population.position[place, slot]),
-                provenance=str(population.origin[place, slot]),
-                evaluations=int(population.found_at[place, slot]),
-                cross_entropy=None if np.isnan(surprise) else surprise,
-            )
+        for found in population.found(place):
             known = self._elites[place].setdefault(found.ids, found)
             if found.evaluations < known.evaluations:  # the other population had it first
                 self._elites[place][found.ids] = replace(known, evaluations=found.evaluations)
