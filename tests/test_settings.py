@@ -64,4 +64,4 @@ for name, word in {given}.items():
 def test_the_least_values_are_taken():
     Windowing(seq_len=1, batch_size=1, max_tokens=1, chunk_size=1)
     RealSettings(max_examples=1, list_length=1, dictionary_tokens=1, band_examples=0, firings=0, norm_outliers=1.0)
-    SynthSettings(seq_len=1, budget=1, max_examples=1, batch_size=1, list_length=1, n_steps=0, firings=0, fluency=1)
+    SynthSettings(seq_len=1, budget=1, max_examples=1, batch_size=1, list_length=1, n_steps=0, firings=0, fluency=1.0)
