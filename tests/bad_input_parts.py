@@ -54,7 +54,7 @@ ROWS = [
         for value in ("-1", "nan", "inf", "often")
     ),
     ("real --engine spark", "argument --engine: invalid choice: 'spark'"),
-    ("real --chunk-size 100 --engine ray --ray-address 127.0.0.1:1", "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused."),
+    ("real --chunk-size 100 --engine ray --ray-address 127.0.0.1:1", "The Ray cluster at 127.0.0.1:1 cannot be had: [Errno 111] Connection refused. Check the address."),
     ("synthetic --engine ray --ray-address nowhere.invalid:1", "The Ray cluster at nowhere.invalid:1 cannot be had: "),
     ("real --chunk-size 100 --engine ray --ray-address 127.0.0.1:99999", "The Ray cluster at 127.0.0.1:99999 cannot be had: "),
     ("real --ray-address ''", "argument --ray-address: expected a path or a name, got nothing"),

@@ -10,7 +10,7 @@ from sae_analysis import main as command_line
 ROOT = Path(command_line.__file__).resolve().parents[2]
 
 
-def as_typed(arguments, **environment):
+def as_typed(arguments, *, timeout=120, **environment):
     return subprocess.run(
         [sys.executable, "main.py", *arguments],
         cwd=ROOT,
@@ -18,7 +18,7 @@ def as_typed(arguments, **environment):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
 

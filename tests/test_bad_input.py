@@ -164,6 +164,6 @@ AS_TYPED = [
 def test_a_mistake_as_typed_is_one_line(given, tmp_path, command, says):
     arguments, message = given(command, says)
     before = contents(tmp_path / "earlier")
-    found = as_typed(arguments)
+    found = as_typed(arguments, timeout=60)
     check_refused(found.returncode, found.stdout, found.stderr, message)
     assert contents(tmp_path / "earlier") == before
