@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from record_factory import comparison_pair
 from scipy.stats import genpareto
 
+from sae_analysis import comparison
 from sae_analysis.comparison import compare, compare_features, fitted_tail
 from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Interval, Tail
 from sae_analysis.comparison.verdicts import judge
@@ -91,6 +92,15 @@ def test_few_firings_say_nothing():
     assert fitted_tail(with_values(real, [1.0] * (LEAST_EXCEEDANCES - 1), 100)) is None
     assert fitted_tail(with_values(real, [], 100)) is None
     assert fitted_tail(with_values(real, [1.0] * LEAST_EXCEEDANCES, 100)) is not None
+
+
+def test_a_signed_feature_has_the_tail_of_what_lies_above_zero():
+    real, _ = comparison_pair()
+    plain = with_values(real, np.random.default_rng(3).uniform(0.5, 3.0, 200), 10_000)
+    edges, counts = plain.histogram.edges, plain.histogram.counts
+    mirrored = tuple(-edge for edge in reversed(edges))
+    signed = replace(plain, histogram=Histogram(edges=(*mirrored, *edges), counts=(*[7] * len(counts), 0, *counts)))
+    assert fitted_tail(signed).largest_on(50_000) == fitted_tail(plain).largest_on(50_000)
 
 
 def test_equal_values_have_a_tail():
@@ -213,6 +223,12 @@ def test_likeness_counts_against_what_could_be_expected_at_the_least():
         alone = judged(replace(apart, **{f"{name}_among_real": None}))  # one real example
         assert alone.verdict == "same trigger"
         assert alone.reasons[2].endswith(f": {0.46 * least:{digits}}; {floor}")
+
+
+def test_what_is_more_alike_than_could_be_expected_makes_up_for_nothing():
+    """Twice as alike as real examples in one thing, 0.8 of it in the other: nine tenths, where 1.4 would be a mean."""
+    more = replace(ALIKE, residual=1.0, residual_among_real=0.5, coactive=0.32)
+    assert judged(more).reasons[1].startswith("90.0 % as alike as could be expected")
 
 
 def test_the_reason_that_decides_comes_first():
@@ -405,10 +421,12 @@ def test_other_seeds_say_how_much_is_chance(result_pair):
 @pytest.mark.parametrize("name", ["model_sha256", "hook", "hook_out", "sae_sha256", "activation_rule"])
 def test_what_does_not_belong_together_is_refused(result_pair, name):
     real, synthetic = result_pair
-    other = replace(synthetic, provenance=replace(synthetic.provenance, **{name: "another"}))
+    other = replace(synthetic, provenance=replace(synthetic.provenance, **{name: "0123456789abcdef"}))
     with pytest.raises(OutputError, match="do not belong together") as refused:
         compare(real, other)
+    named = " (hash 0123456789ab) in the synthetic one" if name.endswith("_sha256") else " and 0123456789abcdef in the"
     assert f"{name.removesuffix('_sha256')} is " in str(refused.value)
+    assert named in str(refused.value)
 
 
 def test_results_in_the_wrong_places_are_refused(result_pair):
@@ -426,3 +444,10 @@ def test_results_without_a_feature_in_common_are_refused(result_pair):
         "The real result describes 3 features (0 to 2), the synthetic one 3 features (100 to 102): they have none in "
         "common. Give results of the same features."
     )
+
+
+def test_features_of_which_a_result_describes_none_are_refused(result_pair):
+    real, _ = result_pair
+    comparison.check_common(real, [7, 2])
+    with pytest.raises(OutputError, match=r"\(0 to 2\), and `features` asks for feature 7: they have"):
+        comparison.check_common(real, [7])

@@ -69,19 +69,31 @@ SIZES = st.tuples(st.integers(1, 9), st.integers(1, 70), st.integers(1, 700), st
 """Tokens, d_in, d_sae and k."""
 
 
-@given(rule=st.sampled_from(RULES), sizes=SIZES, most=st.sampled_from((1, 3, 300)), seed=st.integers(0, 2**30))
-def test_whole_numbers_give_the_same_bits_ties_and_all(rule, sizes, most, seed):
-    """Sums of whole numbers are exact in float32; above 256 they are not in bfloat16."""
+@pytest.mark.parametrize("rule", RULES)
+@given(
+    sizes=SIZES,
+    most=st.sampled_from((1, 3, 300)),
+    unit=st.sampled_from((1.0, 0.25)),
+    share=st.sampled_from((screening._MOST_SHARE, 1.0)),
+    seed=st.integers(0, 2**30),
+)
+def test_whole_numbers_give_the_same_bits_ties_and_all(*, rule, sizes, most, unit, share, seed):
+    """Sums of whole numbers and of quarters are exact in float32; above 256 they are not in bfloat16.
+
+    Where more than a share of the features may fire the product is taken whole; half of these do, by chance.
+    """
     tokens, d_in, d_sae, k = sizes
     draw = torch.Generator().manual_seed(seed)
     x, weights, bias = whole_numbers(tokens, d_in, d_sae, draw, most=most)
+    x, bias = unit * x, unit * bias
     sae = sae_of(weights, bias, rule_of(rule, d_sae, min(k, d_sae), draw))
     plain, screen = table(UnifiedSAEInterface(sae).encode_sparse(x), tokens, d_sae), Screen(sae)
-    assert torch.equal(table(screen.encode(x), tokens, d_sae), plain)
     wanted = torch.rand(d_sae, generator=draw) < 4 / d_sae
-    assert torch.equal(
-        table(screen.only(wanted, torch.rand(d_sae, generator=draw)).encode(x), tokens, d_sae), plain * wanted
-    )
+    narrow = screen.only(wanted, torch.rand(d_sae, generator=draw))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(screening, "_MOST_SHARE", share)
+        assert torch.equal(table(screen.encode(x), tokens, d_sae), plain)
+        assert torch.equal(table(narrow.encode(x), tokens, d_sae), plain * wanted)
 
 
 @given(
