@@ -25,7 +25,7 @@ PACKAGE = Path("sae_analysis")
 PARTS = {
     "accumulators": ("test_accumulators.py", "test_real_activations.py", "test_parts.py"),
     "sae_interface": ("test_sae_interface_*.py test_screening.py", "test_sae_formats_*.py", "test_real_activations.py"),
-    "comparison": ("test_comparison.py", "test_reports.py", "test_visualizer_*.py"),
+    "comparison": ("test_comparison*.py", "test_reports.py", "test_visualizer_*.py"),
 }
 """Tests of each part; the first are those that should notice."""
 

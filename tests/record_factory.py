@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from sae_analysis.records import (
     Ablation,
     ActivationExample,
@@ -348,6 +350,23 @@ def comparison_pair(
     )  # fmt: skip
     found = replace(synthetic.search, excerpts=excerpts, behind_text=behind_text)
     return real, replace(synthetic, examples=tuple(items), search=found)
+
+
+def with_values(real: FeatureStats, values: Sequence[float], token_count: int) -> FeatureStats:
+    """Return statistics of these activations, in bins like those of an analysis."""
+    edges = 2.0 ** (np.arange(-80, 81) / 8)
+    counts, _ = np.histogram(values, edges)
+    first, last = np.flatnonzero(counts)[[0, -1]] if counts.any() else (0, 0)
+    histogram = Histogram(edges=tuple(edges[first : last + 2]), counts=tuple(counts[first : last + 1].tolist()))
+    if not counts.any():
+        histogram = Histogram(edges=(), counts=())
+    return replace(
+        real,
+        histogram=histogram,
+        max_activation=float(max(values, default=0.0)),
+        token_count=token_count,
+        active_count=len(values),
+    )
 
 
 def results_of(pairs: Sequence[tuple[FeatureStats, FeatureStats]]) -> tuple[AnalysisResult, AnalysisResult]:

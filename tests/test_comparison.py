@@ -1,112 +1,19 @@
-"""Real beside synthetic: tails against distributions whose tail is known, likeness and verdicts by hand."""
+"""Real beside synthetic: likeness and verdicts by hand."""
 
-import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from record_factory import comparison_pair
-from scipy.stats import genpareto
+from record_factory import comparison_pair, results_of, with_values
 
 from sae_analysis import comparison
 from sae_analysis.comparison import compare, compare_features, fitted_tail
-from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Interval, Tail
+from sae_analysis.comparison.tails import Interval
 from sae_analysis.comparison.verdicts import judge
 from sae_analysis.errors import OutputError
-from sae_analysis.records import Histogram, Likeness
+from sae_analysis.records import Likeness
 from sae_analysis.wording import NOT_SEARCHED
-
-
-def with_values(stats, values, token_count):
-    """Return statistics of these activations, in bins like those of an analysis."""
-    edges = 2.0 ** (np.arange(-80, 81) / 8)
-    counts, _ = np.histogram(values, edges)
-    first, last = np.flatnonzero(counts)[[0, -1]] if counts.any() else (0, 0)
-    histogram = Histogram(edges=tuple(edges[first : last + 2]), counts=tuple(counts[first : last + 1].tolist()))
-    if not counts.any():
-        histogram = Histogram(edges=(), counts=())
-    return replace(
-        stats,
-        histogram=histogram,
-        max_activation=float(max(values, default=0.0)),
-        token_count=token_count,
-        active_count=len(values),
-    )
-
-
-# --- tails ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [-0.4, -0.2, 0.0])
-def test_intervals_hold_what_a_longer_scan_would_meet(shape):
-    """Of a tail that is known: nine intervals of ten hold the maximum of nine times as much text, give or take."""
-    real, _ = comparison_pair()
-    rng = np.random.default_rng(0)
-    held, told = 0, []
-    for _ in range(150):
-        values = 2.0 + genpareto.rvs(shape, scale=1.0, size=300, random_state=rng)
-        later = 2.0 + genpareto.rvs(shape, scale=1.0, size=2_700, random_state=rng).max()
-        tail = fitted_tail(with_values(real, values, 10_000))
-        expected = tail.largest_on(90_000)
-        held += expected.low <= later <= expected.high
-        value = 2.0 + genpareto.ppf(1 - 1 / 1_500, shape)
-        told.append(tail.tokens_until(value))
-    assert 0.8 <= held / 150 <= 0.99
-    true = 10_000 / 300 * 1_500
-    assert 0.8 <= np.mean([span.low <= true <= span.high for span in told]) <= 0.99
-    assert np.median([span.median for span in told]) == pytest.approx(true, rel=0.6)
-
-
-@given(st.lists(st.floats(0.01, 50.0), min_size=LEAST_EXCEEDANCES, max_size=200), st.integers(1_000, 10**9))
-def test_more_takes_longer_and_longer_gives_more(values, token_count):
-    real, _ = comparison_pair()
-    tail = fitted_tail(with_values(real, values, token_count))
-    largest = max(values)
-    spans = [tail.tokens_until(largest * factor) for factor in (0.9, 1.0, 1.1, 3.0)]
-    for low, high in itertools.pairwise(spans):
-        assert low.low <= high.low
-        assert low.median <= high.median
-        assert low.high <= high.high
-    assert all(span.low <= span.median <= span.high for span in spans)
-    assert all(value <= MOST_TOKENS or math.isinf(value) for value in (spans[-1].median, spans[-1].high))
-    shorter, longer = tail.largest_on(token_count), tail.largest_on(10.0 * token_count)
-    assert shorter.low <= shorter.median <= shorter.high
-    assert shorter.median <= longer.median
-
-
-@pytest.mark.parametrize("below", [(0.1, 1.0), (7.4, 7.9)], ids=["far below", "in the next bin"])
-def test_the_tail_is_the_largest_few(below):
-    """What is below the threshold changes nothing but how rare the largest are."""
-    real, _ = comparison_pair()
-    rng = np.random.default_rng(1)
-    large = rng.uniform(8.0, 12.0, EXCEEDANCES)
-    few, many = (fitted_tail(with_values(real, [*large, *rng.uniform(*below, count)], 10_000)) for count in (1, 5_000))
-    assert few.tokens_until(12.5) == many.tokens_until(12.5)
-
-
-def test_few_firings_say_nothing():
-    real, _ = comparison_pair()
-    assert fitted_tail(with_values(real, [1.0] * (LEAST_EXCEEDANCES - 1), 100)) is None
-    assert fitted_tail(with_values(real, [], 100)) is None
-    assert fitted_tail(with_values(real, [1.0] * LEAST_EXCEEDANCES, 100)) is not None
-
-
-def test_a_signed_feature_has_the_tail_of_what_lies_above_zero():
-    real, _ = comparison_pair()
-    plain = with_values(real, np.random.default_rng(3).uniform(0.5, 3.0, 200), 10_000)
-    edges, counts = plain.histogram.edges, plain.histogram.counts
-    mirrored = tuple(-edge for edge in reversed(edges))
-    signed = replace(plain, histogram=Histogram(edges=(*mirrored, *edges), counts=(*[7] * len(counts), 0, *counts)))
-    assert fitted_tail(signed).largest_on(50_000) == fitted_tail(plain).largest_on(50_000)
-
-
-def test_equal_values_have_a_tail():
-    tail = Tail(edges=np.array([1.0, 1.09]), counts=np.array([30]), largest=1.0, token_count=1_000)
-    assert 1.0 <= tail.largest_on(1_000).median < 1.5
-
 
 # --- comparing -----------------------------------------------------------------------------------------------------
 
@@ -400,10 +307,20 @@ def test_the_least_realised_comes_first_and_what_never_fired_last(result_pair):
     assert found.token_count == real.fit.token_count
 
 
+def test_what_text_never_fires_is_realised_least_of_all():
+    pairs = [comparison_pair(), comparison_pair(synthetic_is_dead=True), comparison_pair(real_is_dead=True)]
+    assert [one.feature_idx for one in compare(*results_of(pairs)).features] == [2, 0, 1]
+
+
+def test_a_sequence_at_the_bound_is_fluent():
+    real, synthetic = comparison_pair()
+    at_it = replace(synthetic.examples[0], synthesis=replace(synthetic.examples[0].synthesis, cross_entropy=6.0))
+    alone = replace(synthetic, examples=(at_it,), search=replace(synthetic.search, frontier=()))
+    assert compare_features(real, alone).fluent_max == at_it.max_activation
+
+
 @pytest.fixture
 def result_pair():
-    from record_factory import results_of
-
     return results_of([comparison_pair(), comparison_pair(potential=20.0), comparison_pair(synthetic_is_dead=True)])
 
 
