@@ -276,7 +276,8 @@ def test_position_and_dictionary_statistics_equal_brute_force(corpus: list[Windo
 
 @given(corpus=corpora())
 def test_strongest_examples_equal_brute_force(corpus: list[Window]) -> None:
-    for feature, (strongest, _) in enumerate(run(MAKERS["examples"], [corpus]).finish()):
+    finished = run(MAKERS["examples"], [corpus]).finish()
+    for feature, (strongest, _) in enumerate(finished):
         ranked = sorted(
             fired(corpus, feature),
             key=lambda entry: (-int(magnitude_priority(np.array([entry[2]]))[0]), entry[0].sequence, entry[1]),
@@ -287,6 +288,7 @@ def test_strongest_examples_equal_brute_force(corpus: list[Window]) -> None:
                 seen.add(window.ids)
                 expected.append((window, position))
         assert len(strongest) == min(TOP, len(expected))
+        assert [one.sequence for one in finished.strongest(feature, 1)] == [one.sequence for one in strongest[:1]]
         for held, (window, position) in zip(strongest, expected, strict=False):
             assert (held.sequence, held.peak) == (window.sequence, position)
             assert held.token_ids.tolist() == list(window.ids)
