@@ -368,3 +368,5 @@ def test_features_of_which_a_result_describes_none_are_refused(result_pair):
     comparison.check_common(real, [7, 2])
     with pytest.raises(OutputError, match=r"\(0 to 2\), and `features` asks for feature 7: they have"):
         comparison.check_common(real, [7])
+    with pytest.raises(OutputError, match=r"asks for 2 features \(7 to 9\): they have none"):
+        comparison.check_common(real, [7, 9])
