@@ -2,15 +2,20 @@
 
 import ctypes
 import gc
+import os
 import time
 from collections.abc import Callable
 
 import torch
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Names of glibc's settings, from its ``malloc.h``."""
 
 _NEVER = (1 << 31) - 1
+
+_PRODUCTS = 16
+"""Kinds of products that oneDNN keeps machine code for, half a megabyte each; a batch has fewer. Its own choice is
+1,024."""
 
 _RECORDS = 20_000
 """Objects made before Python looks for cycles among them, by its own choice 700: records come by the hundred thousand,
@@ -20,6 +25,7 @@ and none is in a cycle."""
 def prepare(threads: int | None = None) -> int:
     """Set the whole process up for large tensors and return the number of threads; see ``use_threads``."""
     gc.set_threshold(_RECORDS)
+    keep_few_kinds_of_products()
     keep_freed_memory()
     return use_threads(threads)
 
@@ -36,14 +42,25 @@ def use_threads(count: int | None = None) -> int:
     return count
 
 
+def keep_few_kinds_of_products() -> None:
+    """Have oneDNN, and torch's own layer above it, keep machine code for few kinds, unless the environment says more.
+
+    Both look there when the first product is computed: a process that has computed one already goes on as it did.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(_PRODUCTS))
+
+
 def keep_freed_memory() -> bool:
     """Have the C library keep what tensors free for the next ones, and return whether it can (glibc).
 
     It gives large blocks back to the system, and gets them again page by page, zeroed: batch after batch a seventh of
-    a run's time. Who goes on for long calls ``return_freed_memory`` now and then.
+    a run's time. Who goes on for long calls ``return_freed_memory`` now and then. All threads share what is kept: of
+    several heaps each would grow to what a batch needs.
     """
     mallopt = _of_c_library("mallopt")
-    return bool(mallopt(_MMAP_THRESHOLD, _NEVER)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    settings = {_MMAP_THRESHOLD: _NEVER, _TRIM_THRESHOLD: _NEVER, _ARENA_MAX: 1}
+    return all([bool(mallopt(name, value)) for name, value in settings.items()])
 
 
 def return_freed_memory() -> bool:

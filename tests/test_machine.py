@@ -42,6 +42,34 @@ def test_cycles_are_looked_for_seldom_but_still_looked_for():
     assert gc.get_threshold() == (20_000, 10, 10)
 
 
+PRODUCTS = """
+import os, sys, torch
+from sae_analysis.machine import prepare, return_freed_memory
+from sae_analysis.products import product
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+os.environ |= dict(name.split("=") for name in sys.argv[1:])
+prepare(1)
+before = resident()
+for rows in range(64, 2048, 64):
+    for columns in range(256, 512, 64):
+        product(torch.ones(rows, 256), torch.ones(columns, 256))
+return_freed_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_machine_code_of_few_products_is_kept_unless_more_is_asked_for():
+    """Of 124 products, half a megabyte each."""
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    few, many = (
+        int(subprocess.check_output([sys.executable, "-c", PRODUCTS, *settings], text=True))
+        for settings in ([], [f"{name}=1024" for name in names])
+    )
+    assert few < 20 * 250 < many - 20 * 250, "pages of 4 kB"
+
+
 FAULTS = """
 import resource, sys, torch
 from sae_analysis.machine import keep_freed_memory
@@ -91,6 +119,28 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_what_is_freed_at_the_end_of_the_heap_is_kept_too():
     """Where a tensor happens to lie last, and nothing in use keeps the C library from giving it back."""
     assert int(subprocess.check_output([sys.executable, "-c", TOP], text=True)) < 200
+
+
+HEAPS = """
+import ctypes, sys, threading
+from sae_analysis.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+library = ctypes.CDLL(None)
+thread = threading.Thread(target=library.malloc, args=(1 << 20,))
+thread.start()
+thread.join()
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_threads_share_what_is_kept():
+    shared, each = (
+        subprocess.check_output([sys.executable, "-c", HEAPS, how], text=True).count("<heap nr")
+        for how in ("keep", "give back")
+    )
+    assert shared == 1 < each
 
 
 PIECES = """
