@@ -39,8 +39,8 @@ _PAIR_SEQUENCE_BITS = 40
 MOST_WINDOWS = 1 << _PAIR_SEQUENCE_BITS
 """Numbers of windows are lower than this."""
 
-_BUFFER_PAIRS = 1 << 12
-"""Admitted pairs that may wait before the first pruning: with few features, each may hold a window of its own."""
+_BUFFER_PAIRS = 1 << 15
+"""Admitted pairs that may wait before the first pruning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
