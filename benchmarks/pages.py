@@ -9,11 +9,12 @@ are those of one core. The first page, which opens the fonts, is left out of the
 
 import argparse
 import itertools
-import resource
 import statistics
 import tempfile
 import time
 from pathlib import Path
+
+from peak import peak_mib
 
 from sae_analysis.artifacts import read_any, read_result
 from sae_analysis.records import ComparisonResult
@@ -34,7 +35,7 @@ def main() -> None:
     def note(written: int, pages: int) -> None:
         ends.append(time.process_time())
         if written % EVERY == 0 or written == pages:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = peak_mib()
             print(f"{written:4} pages of {pages}: at most {peak:.0f} MiB resident", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:

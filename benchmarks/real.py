@@ -21,7 +21,6 @@ for of an SAE whose features do not depend on each other, the product with these
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import real_subject
 import torch
+from peak import peak_mib
 from synthetic_table import put_between
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def child(contender: str, case: str, options: argparse.Namespace) -> None:
         found = limit(subject, features)
     else:
         found = ours(subject, features, encoder="dense" if contender == DENSE else "auto")
-    found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    found["peak_mib"] = round(peak_mib())
     print(json.dumps(found))
 
 

@@ -11,7 +11,6 @@ file; ``--write`` puts the table into docs/benchmarks.md.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import real
 import real_subject
+from peak import peak_mib
 from scipy.optimize import nnls
 from synthetic_table import put_between
 
@@ -85,7 +85,7 @@ def child(case: Case, options: argparse.Namespace) -> None:
     prepare(options.threads)
     sae = real_subject.sae_folder(options.subject, "topk", case["width"], case["k"])
     found = real.ours(real.built(options.subject, sae), str(case["features"]), tokens=case["tokens"])
-    found["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    found["peak_mib"] = round(peak_mib())
     print(json.dumps(found))
 
 

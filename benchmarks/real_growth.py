@@ -10,11 +10,12 @@ model up to the hook and nothing else: no SAE, no statistics. Set-up (loading, t
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from peak import peak_mib
 
 from sae_analysis.records import AnalysisResult
 
@@ -44,7 +45,7 @@ def measure(options: argparse.Namespace) -> None:
     begin = time.perf_counter()
     result = analyze(site, parse_features(options.features), corpus, RealSettings(windowing=windowing))
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     if options.keep:
         write_result(result, options.keep)
 

@@ -8,7 +8,6 @@ and batches; ``dense loop`` is what one would write first.
 
 import contextlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peak import peak_mib
 
 HOOK, BATCH, EXAMPLES = "blocks.0.hook_resid_post", 16, 20
 Run = Callable[[], Any]
@@ -81,7 +81,7 @@ def main() -> None:
             begin = time.perf_counter()
             run()
             seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     print(json.dumps({"seconds": seconds, "peak_mib": round(peak)}))
 
 
