@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tokenizer
+from hub_cache import REVISION, cached
 
 pytest.importorskip("transformer_lens")
 
@@ -22,16 +23,6 @@ from sae_analysis.artifacts import read_result
 ROOT = Path(command_line.__file__).resolve().parents[2]
 D_MODEL, D_MLP, HEADS, D_HEAD, CONTEXT, VOCAB = 512, 2048, 8, 64, 1024, 320
 RANK = 96
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-def cached(cache: Path, repository: str) -> Path:
-    """Return the folder of a repository's only snapshot, as the hub's client lays it out."""
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(REVISION)
-    (snapshot := folder / "snapshots" / REVISION).mkdir(parents=True)
-    return snapshot
 
 
 def random_weights():

@@ -10,11 +10,10 @@ import pytest
 import torch
 from checkpoint_reading import refusal
 from conftest import make_sae
+from hub_cache import cached
 
 from sae_analysis.sae_formats import load_sae
 from sae_analysis.sae_formats.hub import locate
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -22,14 +21,6 @@ def cache(tmp_path, monkeypatch):
     """An empty cache of the hub's client, and a hub that cannot be reached."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
-
-
-def snapshot(cache: Path, repository: str) -> Path:
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(REVISION)
-    (found := folder / "snapshots" / REVISION).mkdir(parents=True)
-    return found
 
 
 def test_a_local_folder_comes_before_a_repository_of_that_name(tmp_path, monkeypatch):
@@ -40,13 +31,13 @@ def test_a_local_folder_comes_before_a_repository_of_that_name(tmp_path, monkeyp
 
 
 def test_a_cached_repository_is_read_without_the_hub(cache):
-    make_sae(snapshot(cache, "owner/saes") / "trainer_0")
+    make_sae(cached(cache, "owner/saes") / "trainer_0")
     assert load_sae("owner/saes/trainer_0").k == 4
     assert load_sae("owner/saes").k == 4, "the only one in it"
 
 
 def test_the_folders_of_a_release_say_where_it_belongs(cache):
-    folder = snapshot(cache, "google/gemma-scope-2b-pt-res") / "layer_20" / "width_16k" / "average_l0_71"
+    folder = cached(cache, "google/gemma-scope-2b-pt-res") / "layer_20" / "width_16k" / "average_l0_71"
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     weights = {"W_enc": (6, 10), "W_dec": (10, 6), "b_enc": (10,), "b_dec": (6,), "threshold": (10,)}
