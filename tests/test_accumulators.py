@@ -218,10 +218,12 @@ def test_value_statistics_equal_brute_force(corpus: list[Window]) -> None:
         assert summary.std == pytest.approx(float(variance) ** 0.5, rel=1e-12)
         assert summary.histogram_counts == histogram_by_hand(values, summary.histogram_edges)
         assert sum(summary.histogram_counts) == len(values), "every value is counted"
-        ordered = np.sort(values.astype(np.float64))
-        for probability, found in summary.quantiles:
-            true = ordered[max(int(np.ceil(probability * len(ordered))), 1) - 1]
-            assert abs(found - true) <= max(abs(true) / 64, 2.0**-126 / 64)
+        quartiles = zip((0.25, 0.5, 0.75), summary.magnitude_quartiles, strict=True)
+        for of, quantiles in ((values, summary.quantiles), (np.abs(values), quartiles)):
+            ordered = np.sort(of.astype(np.float64))
+            for probability, found in quantiles:
+                true = ordered[max(int(np.ceil(probability * len(ordered))), 1) - 1]
+                assert abs(found - true) <= max(abs(true) / 64, 2.0**-126 / 64)
 
 
 @given(corpus=corpora(), chosen=st.sets(st.integers(0, FEATURES - 1)))
@@ -430,6 +432,12 @@ def test_a_quantile_is_the_mean_of_its_bucket_of_which_there_are_64_an_octave() 
     [summary] = run(lambda: ValueStatistics(1), [[window]]).finish()
     below, above = (1.0 + 1.0125) / 2, (1.015625 + 1.0235) / 2
     assert [value for _, value in summary.quantiles] == pytest.approx([below] * 4 + [above] * 3, abs=1e-6)
+
+
+def test_quartiles_of_magnitudes_ascend_whatever_the_signs() -> None:
+    window = Window(0, (1, 2), (True, True), {(0, 0): 1.02, (0, 1): -1.0})
+    [summary] = run(lambda: ValueStatistics(1), [[window]]).finish()
+    assert summary.magnitude_quartiles == pytest.approx((1.0, 1.0, 1.02))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
