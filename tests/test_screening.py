@@ -177,6 +177,15 @@ def test_the_bound_holds_and_is_not_idle():
     assert 0.1 < off.max() < 1
 
 
+def test_the_bound_is_rounded_up():
+    """It is laid out in bfloat16 itself; with one weight of 1 it is next to nothing more than what an input loses."""
+    x = torch.linspace(1, 2, 1000)[:, None]
+    error = Screen(sae_of(torch.ones(1, 2), torch.zeros(2), ReLU()))._lay_out(x)
+    lost = (x - x.bfloat16().float())[:, 0].abs()
+    assert (error >= lost).all()
+    assert (error <= 1.01 * lost + 1e-5).all()
+
+
 def test_the_bound_covers_what_a_matrix_unit_takes_for_zero():
     """Units may flush what is below 2^-126: inputs, weights or their products."""
     for x, weight in ((2.0**-127, 1000.0), (1000.0, 2.0**-127), (2.0**-70, 2.0**-60)):
