@@ -383,6 +383,18 @@ def test_memory_of_sums_grows_with_the_keys_and_not_with_the_stream() -> None:
     assert sums.table()[1].sum() == 20_000
 
 
+def test_what_waits_is_folded_in_once_it_outgrows_buffer_and_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact.KeyedSums, "_BUFFER_ROWS", 3)
+    monkeypatch.setattr(examples, "_BUFFER_PAIRS", 3)
+    sums, strongest = exact.KeyedSums(columns=1), ExampleStatistics(1, 9, 9, 0)
+    waiting = []
+    for n in range(12):
+        sums.add(np.array([n]), np.ones((1, 1), np.int64))
+        strongest.update(as_batch([Window(n, (n,), (True,), {(0, 0): 1.0})]))
+        waiting.append((len(sums._pending), len(strongest._pending)))
+    assert waiting == [(rows, rows) for rows in (1, 2, 3, 0, 1, 2, 3, 4, 0, 1, 2, 3)]
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_mantissas_give_back_the_value(values: list[float]) -> None:
     mantissa, shift = mantissas(np.array(values, np.float32))
