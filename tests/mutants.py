@@ -23,9 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("sae_analysis")
 
 PARTS = {
-    "accumulators": ("test_accumulators.py", "test_real_activations.py", "test_parts.py"),
-    "sae_interface": ("test_sae_interface_*.py test_screening.py", "test_sae_formats_*.py", "test_real_activations.py"),
-    "comparison": ("test_comparison*.py", "test_reports.py", "test_visualizer_*.py"),
+    "accumulators": ("test_accumulators.py test_house.py", "test_real_activations.py", "test_parts.py"),
+    "sae_interface": (
+        "test_sae_interface_*.py test_screening.py test_house.py",
+        "test_sae_formats_*.py",
+        "test_real_activations.py",
+    ),
+    "comparison": ("test_comparison*.py test_house.py", "test_reports.py", "test_visualizer_*.py"),
 }
 """Tests of each part; the first are those that should notice."""
 
