@@ -12,8 +12,9 @@ assumed, plus what adding up in float32 rounds.
 """
 
 import copy
-import math
+import itertools
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from sae_analysis.products import with_few_numbers
+from sae_analysis.products import product, with_few_numbers
 from sae_analysis.sae_interface.autoencoder import SparseAutoencoder
 from sae_analysis.sae_interface.rules import SelectingRule, SeparableRule, TopK
 
@@ -45,17 +46,20 @@ _MOST_PER_K = 8
 _MOST_SHARE = 0.05
 """Share of all pairs of token and feature in a block that may be candidates, beyond which it is encoded whole."""
 
-_REST = 3.0
-"""What a token that is left costs, all told, against the product with the whole dictionary."""
-
 _EXTRA = 3
 """Rows below the encoder's weights: two halves of the bias, and ones for the bound."""
 
 _ALIGNED = 32
 """Rows that a matrix unit takes at once; columns come in as many, so that they can be cut into groups."""
 
-_PARTS = (1 / 8, 1 / 4, 1 / 2)
-"""Shares of the dictionary that can be tried first, where few features are asked for."""
+_STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
+"""Shares of the dictionary after which it is asked which tokens are left, where few features are asked for."""
+
+_MOST_FIRING = 3 / 4
+"""Firings a token of the features asked for, beyond which too many tokens are left for stages to pay."""
+
+_MOST_WANTED = 1 / 8
+"""Share of the dictionary that may be asked for in stages, since its product is taken in float32 too."""
 
 _HALF = 2.0**-8
 """Largest relative error of a number rounded to bfloat16, twice over."""
@@ -65,6 +69,20 @@ _SINGLE = 2.0**-23
 
 _LEAST = 2.0**-126
 """Smallest number that a matrix unit need not take for zero."""
+
+
+class _Stages(NamedTuple):
+    """The dictionary in parts, the densest features first, and the features asked for."""
+
+    parts: tuple[Tensor, ...]
+    """Weights ``[rows, columns]`` of each, in bfloat16."""
+
+    feature: Int64[Tensor, " columns"]
+    """Which feature each column of all parts is."""
+
+    wanted: Float[Tensor, "wanted d_in"]
+    bias: Float[Tensor, " wanted"]
+    """Of the features asked for, as they are ranked, in float32."""
 
 
 class Screen:
@@ -105,7 +123,7 @@ class Screen:
         self._input[:, d_in : d_in + 2] = 1.0
         self._upper = torch.empty(self._block * columns, dtype=torch.bfloat16)
         self._wanted: Tensor | None = None
-        self._part: tuple[Tensor, Tensor] | None = None
+        self._stages: _Stages | None = None
         with warnings.catch_warnings():  # torch says once that its sparse tensors may change
             warnings.simplefilter("ignore")
             self._pre_activations(torch.zeros(1, d_in), torch.zeros(1).long(), torch.zeros(1).long())
@@ -114,60 +132,51 @@ class Screen:
         """Return a screen that gives the activations of some features alone, and shares these weights.
 
         Under TopK all features count in what is selected, but on most tokens a part of the dictionary shows already
-        that few can be: what lies below the k largest of a part lies below those of the whole. The part is made of the
-        features of highest ``density`` (how often each fired on tokens seen before; it decides about speed alone), as
-        many as leave least to do.
+        that none of these can be: what lies below the k largest of a part lies below those of the whole. Parts begin
+        with the features of highest ``density`` (how often each fired on tokens seen before, in any unit; it decides
+        about speed alone). Weights in that order take as much again as those of the whole.
         """
-        narrow, columns = copy.copy(self), self._weights.shape[1]
+        narrow = copy.copy(self)
         narrow._wanted = wanted
-        if isinstance(self._rule, TopK):
-            densest = density.argsort(descending=True, stable=True)
-            covered = density[densest].cumsum(0) / density.sum()
-            rate = float(density[wanted].sum())
-            costs = {columns: _REST}
-            for share in _PARTS:
-                size = int(share * columns) // _ALIGNED * _ALIGNED
-                if size >= self._rule.k and covered[size - 1] > 0:
-                    # Of so many tokens at least one wanted feature is taken for one of the k largest of the part.
-                    costs[size] = share + _REST * (1 - math.exp(-rate / float(covered[size - 1])))
-            if (size := min(costs, key=costs.__getitem__)) < columns:
-                narrow._part = self._weights[:, densest[:size]], self._weights[:, : len(wanted)][:, wanted]
+        if isinstance(self._rule, TopK) and 0 < int(wanted.sum()) <= _MOST_WANTED * len(wanted):
+            firing = self._rule.k * float(density[wanted].sum() / density.sum())
+            if firing <= _MOST_FIRING:
+                narrow._stages = self._stages_of(wanted, density.argsort(descending=True, stable=True), self._rule)
         return narrow
+
+    def _stages_of(self, wanted: Tensor, densest: Tensor, rule: TopK) -> _Stages:
+        columns = self._weights.shape[1]
+        feature = torch.cat((densest, torch.arange(len(densest), columns)))
+        sizes = {int(share * columns) // _ALIGNED * _ALIGNED for share in _STAGES}
+        ends = sorted(size for size in sizes if size >= rule.k)
+        weights, bias = self._sae.W_enc[:, wanted], self._sae.b_enc[wanted]
+        if rule.rank_by is not None:
+            weights, bias = weights * rule.rank_by[wanted], bias * rule.rank_by[wanted]
+        parts = [self._weights[:, feature[begin:end]] for begin, end in itertools.pairwise([0, *ends])]
+        return _Stages(tuple(parts), feature, weights.T.contiguous(), bias)
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Pairs:
         """Return the non-zero activations."""
         z = self._sae.encoder_input(x)
-        left = self._left(z)
-        z = z if left is None else z[left]
         parts = [] if len(z) else [self._encode_whole(z)]
         for begin in range(0, len(z), self._block):
             token, feature, value = self._encode_block(z[begin : begin + self._block])
             kept = slice(None) if self._wanted is None else self._wanted[feature]
             parts.append((token[kept] + begin, feature[kept], value[kept]))
         token, feature, value = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return token if left is None else left[token], feature, value
-
-    def _left(self, z: Tensor) -> Int64[Tensor, " left"] | None:
-        """Return the tokens on which a part of the dictionary leaves open whether a wanted feature fires."""
-        if self._part is None:
-            return None
-        assert isinstance(self._rule, TopK), "has a part"
-        is_left = torch.ones(len(z), dtype=torch.bool)
-        for begin in range(0, len(z), self._block):
-            block = z[begin : begin + self._block]
-            error = self._lay_out(block)
-            floor = _floor(self._upper_bits(len(block), self._part[0]), error, self._rule.k)
-            may_fire = torch.from_numpy((self._upper_bits(len(block), self._part[1]) >= floor).any(axis=1))
-            is_left[begin : begin + len(block)] = may_fire | ~torch.isfinite(error)
-        return is_left.nonzero()[:, 0]
+        return token, feature, value
 
     def _encode_block(self, z: Tensor) -> Pairs:
-        error = self._lay_out(z)
+        error, rounding = self._lay_out(z)
         if not bool(torch.isfinite(error).all()):
             return self._encode_whole(z)
+        if self._stages is not None:
+            assert isinstance(self._rule, TopK), "has stages"
+            return self._encode_in_stages(z, error, rounding, self._stages, self._rule)
         bits = self._upper_bits(len(z), self._weights)
         if isinstance(self._rule, TopK):
-            token, feature = _pairs(bits >= _floor(bits, error, self._rule.k))
+            largest = _largest(bits, _group(bits.shape[1], self._rule.k))
+            token, feature = _pairs(bits >= _floor(largest, error, self._rule.k))
             if self._wanted is not None:
                 may_fire = torch.zeros(len(z), dtype=torch.bool)
                 may_fire[token[self._wanted[feature]]] = True
@@ -181,6 +190,29 @@ class Screen:
         fired = value != 0
         return token[fired], feature[fired], value[fired]
 
+    def _encode_in_stages(self, z: Tensor, error: Tensor, rounding: Tensor, stages: _Stages, rule: TopK) -> Pairs:
+        """Go on with the dictionary only where the parts so far leave open whether a wanted feature fires."""
+        at_most = product(z, stages.wanted, stages.bias) + rounding[:, None]
+        group, begin = _group(stages.parts[0].shape[1], rule.k), 0
+        left = torch.arange(len(z))
+        largest, floor = np.empty((len(z), 0), np.int16), np.empty((len(z), 1), np.int16)
+        seen: list[tuple[Bits, Tensor]] = []  # what each stage saw, and where in it the tokens are that are left
+        for part in stages.parts:
+            bits = self._upper_bits(len(left), part, begin)
+            largest = np.concatenate((largest, _largest(bits, group)), axis=1)
+            floor = _floor(largest, error[left], rule.k)
+            may_fire = at_most[left] >= torch.from_numpy(floor).view(torch.bfloat16)
+            still = may_fire.any(dim=1).nonzero()[:, 0]
+            if not len(still):
+                return self._encode_whole(z[still])
+            seen = [(before, rows[still]) for before, rows in (*seen, (bits, torch.arange(len(left))))]
+            left, largest, floor = left[still], largest[still.numpy()], floor[still.numpy()]
+            self._input[: len(left)] = self._input[still]
+            begin += part.shape[1]
+        token, column = _pairs(np.concatenate([bits[rows.numpy()] >= floor for bits, rows in seen], axis=1))
+        token, feature, value = self._select(z[left], token, stages.feature[column], rule)
+        return left[token], feature, value
+
     def _encode_whole(self, z: Tensor) -> Pairs:
         if isinstance(self._rule, SelectingRule):
             values, features = self._rule.select(self._sae.product(z))
@@ -192,27 +224,29 @@ class Screen:
 
     # --- what could fire -------------------------------------------------------------------------------------------
 
-    def _lay_out(self, z: Tensor) -> Tensor:
-        """Lay the input out in bfloat16, and return how far its products may be off, ``[tokens]``."""
+    def _lay_out(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay the input out in bfloat16; return how far its products may be off, and those in float32, ``[tokens]``."""
         tokens, d_in = z.shape
         half = z.bfloat16()
         lost = (z - half.float()).norm(dim=1)
         norm, weights = z.norm(dim=1) + lost, self._norm + self._lost  # what no rounded vector exceeds
-        error = lost * self._norm + norm * self._lost
-        error += 4 * (d_in + _EXTRA) * _SINGLE * (norm * weights + self._bias)  # adding up, here and in float32
-        error += _HALF * _HALF * self._bias + d_in * _LEAST * (norm + weights + 1.0)
+        rounding = 4 * (d_in + _EXTRA) * _SINGLE * (norm * weights + self._bias)  # adding up, here and in float32
+        rounding += d_in * _LEAST * (norm + weights + 1.0)
+        error = lost * self._norm + norm * self._lost + _HALF * _HALF * self._bias + rounding
         raised = ((1 + _HALF) * error).bfloat16()
         self._input[:tokens, :d_in], self._input[:tokens, d_in + 2] = half, raised
-        return raised.float()
+        return raised.float(), rounding
 
-    def _upper_bits(self, tokens: int, weights: Tensor) -> Bits:
+    def _upper_bits(self, tokens: int, weights: Tensor, begin: int = 0) -> Bits:
         """Return what no pre-activation exceeds, ``[tokens, columns]``, in bfloat16 as integers.
+
+        It lies where the next call lays its own, unless that begins at another column.
 
         From zero up, the bits of bfloat16 are in the order of 16-bit integers; those of what is below are below. NumPy
         compares and searches these several times as fast as torch does.
         """
         rows = min(with_few_numbers(tokens), self._block)  # what the input has beyond the tokens is of no interest
-        upper = self._upper[: rows * weights.shape[1]].view(rows, -1)
+        upper = self._upper[self._block * begin :][: rows * weights.shape[1]].view(rows, -1)
         torch.mm(self._input[:rows], weights, out=upper)
         return upper[:tokens].view(torch.int16).numpy()
 
@@ -266,18 +300,26 @@ def _pairs(is_candidate: npt.NDArray[np.bool_]) -> tuple[Int64[Tensor, " n"], In
     return torch.from_numpy(token), torch.from_numpy(feature)
 
 
-def _floor(bits: Bits, error: Float[Tensor, " tokens"], k: int) -> Bits:
-    """Return what each token's k largest are not below, ``[tokens, 1]``.
+def _group(columns: int, k: int) -> int:
+    """Return how many columns are looked at as one, where the k-th largest of so many is bounded."""
+    group = _GROUP
+    while group > 1 and columns < group * _GROUPS_PER_K * k:
+        group //= 2
+    return group
+
+
+def _largest(bits: Bits, group: int) -> Bits:
+    """Return the largest of each group of columns, ``[tokens, groups]``."""
+    return torch.from_numpy(bits).view(len(bits), group, -1).amax(dim=1).numpy()
+
+
+def _floor(largest: Bits, error: Float[Tensor, " tokens"], k: int) -> Bits:
+    """Return what each token's k largest are not below, ``[tokens, 1]``, from the largest of each group.
 
     At least k features, one of each group, are not below the k-th largest of the groups' largest. The bound was added
     to all of them, and what is true may lie below by as much again. Rounding the product keeps the order, so that one
     step of bfloat16 makes up for it.
     """
-    tokens, columns = bits.shape
-    group = _GROUP
-    while group > 1 and columns < group * _GROUPS_PER_K * k:
-        group //= 2
-    largest = torch.from_numpy(bits).view(tokens, group, -1).amax(dim=1).numpy()
     kth = np.partition(largest, -k, axis=1)[:, -k]
     lower = torch.from_numpy(kth).view(torch.bfloat16).float() - 2 * error
     return ((lower.view(torch.int32) >> 16) - 1).clamp(min=0).to(torch.int16).numpy()[:, None]
