@@ -5,7 +5,7 @@ Shape annotations are checked while tests run (jaxtyping with beartype); nothing
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,7 +28,8 @@ settings.load_profile("suite")
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("checkpoint_reading", "page_reader")  # what they assert is told as a test tells it
 
-from sae_analysis.corpus import Corpus, Windowing  # noqa: E402 - after the hook
+from sae_analysis.accumulators import exact, examples  # noqa: E402 - after the hook
+from sae_analysis.corpus import Corpus, Windowing  # noqa: E402
 from sae_analysis.feature_selection import parse_features  # noqa: E402
 from sae_analysis.language_model import LanguageModel, TokenText, load_model  # noqa: E402
 from sae_analysis.real_activations import RealSettings, analyze  # noqa: E402
@@ -119,6 +120,15 @@ def make_sae(folder: Path, weights: dict[str, torch.Tensor] | None = None, **tra
     settings = {"dict_class": "AutoEncoderTopK", "layer": 1, "submodule_name": "resid_post_layer_1", "k": K}
     (folder / "config.json").write_text(json.dumps({"trainer": settings | trainer, "buffer": {}}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def buffers_that_are_always_full() -> Iterator[None]:
+    """Fold and prune as often as a long stream would, so that every admission threshold is in force."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact.KeyedSums, "_BUFFER_ROWS", 0)
+        patch.setattr(examples, "_BUFFER_PAIRS", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("sae_analysis")
 
 PARTS = {
-    "accumulators": ("test_accumulators.py test_house.py", "test_real_activations.py", "test_parts.py"),
+    "accumulators": ("test_accumulators*.py test_house.py", "test_real_activations.py", "test_parts.py"),
     "sae_interface": (
         "test_sae_interface_*.py test_screening.py test_house.py",
         "test_sae_formats_*.py",

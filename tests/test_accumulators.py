@@ -1,14 +1,15 @@
 """Every accumulator against brute force, and through one tester: any split, any order, any merge, state and back."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields, replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_windows import FEATURES, SAMPLED, SEQ_LEN, TOP, VOCABULARY, Window, as_batch, corpora, fired, run
 
 from sae_analysis.accumulators import (
     DictionaryStatistics,
@@ -19,80 +20,13 @@ from sae_analysis.accumulators import (
     SparseActs,
     TokenStatistics,
     ValueStatistics,
-    Windows,
     exact,
     examples,
     position_edges,
 )
 from sae_analysis.accumulators.exact import ExactSum, mantissas
-from sae_analysis.accumulators.examples import hash_priority, magnitude_priority
 
-
-@pytest.fixture(scope="module", autouse=True)
-def buffers_that_are_always_full() -> Iterator[None]:
-    """Fold and prune as often as a long stream would, so that every admission threshold is in force."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact.KeyedSums, "_BUFFER_ROWS", 0)
-        patch.setattr(examples, "_BUFFER_PAIRS", 0)
-        yield
-
-
-FEATURES, VOCABULARY, SEQ_LEN, TOP, SAMPLED = 3, 5, 6, 2, 3
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window of a made-up corpus: its tokens, which of them count, and what fires where."""
-
-    sequence: int
-    ids: tuple[int, ...]
-    keep: tuple[bool, ...]
-    acts: dict[tuple[int, int], float]
-    """Value by (feature, position)."""
-
-
-VALUES = st.one_of(
-    st.sampled_from([1.0, 2.0, -1.0, 2.0**-149, 1e-38, 3.0e38, 1.0000001]),
-    st.floats(width=32, allow_nan=False, allow_infinity=False).filter(lambda value: value != 0),
-)
-
-
-@st.composite
-def corpora(draw: st.DrawFn) -> list[Window]:
-    windows = []
-    for sequence in range(draw(st.integers(0, 9))):
-        ids = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=SEQ_LEN))
-        keep = tuple(draw(st.booleans()) or position == 0 for position in range(len(ids)))
-        places = st.tuples(st.integers(0, FEATURES - 1), st.sampled_from([p for p, kept in enumerate(keep) if kept]))
-        acts = draw(st.dictionaries(places, VALUES, max_size=8))
-        windows.append(Window(sequence, tuple(ids), keep, acts))
-    return windows
-
-
-def as_batch(windows: list[Window]) -> SparseActs:
-    width = max(len(window.ids) for window in windows)
-    token_ids = np.full((len(windows), width), -1, np.int64)
-    keep = np.zeros((len(windows), width), np.bool_)
-    rows = []
-    for row, window in enumerate(windows):
-        token_ids[row, : len(window.ids)] = window.ids
-        keep[row, : len(window.ids)] = window.keep
-        rows += [(feature, row, position, value) for (feature, position), value in window.acts.items()]
-    rows.sort(key=lambda entry: (entry[1], entry[2]))
-    feature, row, position, value = np.array(rows, np.float64).reshape(-1, 4).T
-    return SparseActs(
-        feature=feature.astype(np.int64),
-        row=row.astype(np.int64),
-        position=position.astype(np.int64),
-        value=value.astype(np.float32),
-        windows=Windows(
-            sequence=np.array([window.sequence for window in windows], np.int64),
-            token_ids=token_ids,
-            keep=keep,
-            document=tuple(f"doc {window.sequence:06}" for window in windows),
-            start=np.array([7 * window.sequence for window in windows], np.int64),
-        ),
-    )
+pytestmark = pytest.mark.usefixtures("buffers_that_are_always_full")
 
 
 class FitFromActs(FitStatistics):
@@ -140,14 +74,6 @@ def outcome(accumulator: object) -> object:
     return repr((plain(accumulator.finish(*arguments)), public))
 
 
-def run(make: Callable[[], object], parts: list[list[Window]]) -> object:
-    accumulator = make()
-    for part in parts:
-        if part:
-            accumulator.update(as_batch(part))
-    return accumulator
-
-
 @pytest.mark.parametrize("kind", MAKERS)
 @given(corpus=corpora(), data=st.data())
 def test_any_split_order_and_merge_gives_the_same_result(kind: str, corpus: list[Window], data: st.DataObject) -> None:
@@ -188,15 +114,6 @@ def test_state_restores_an_accumulator_that_goes_on(kind: str, corpus: list[Wind
     assert all(np.array_equal(array, paused.state()[name]) for name, array in state.items()), (
         "the original is unchanged"
     )
-
-
-def fired(corpus: list[Window], feature: int) -> list[tuple[Window, int, np.float32]]:
-    return [
-        (window, position, np.float32(value))
-        for window in corpus
-        for (which, position), value in sorted(window.acts.items())
-        if which == feature
-    ]
 
 
 @given(corpus=corpora())
@@ -274,105 +191,6 @@ def test_position_and_dictionary_statistics_equal_brute_force(corpus: list[Windo
     everything = [position for feature in range(FEATURES) for _, position, _ in fired(corpus, feature)]
     l0 = dictionary.finish()[2]
     assert l0.tolist() == [everything.count(p) / max(kept.count(p), 1) for p in range(SEQ_LEN)]
-
-
-@given(corpus=corpora())
-def test_strongest_examples_equal_brute_force(corpus: list[Window]) -> None:
-    finished = run(MAKERS["examples"], [corpus]).finish()
-    for feature, (strongest, _) in enumerate(finished):
-        ranked = sorted(
-            fired(corpus, feature),
-            key=lambda entry: (-int(magnitude_priority(np.array([entry[2]]))[0]), entry[0].sequence, entry[1]),
-        )
-        expected, seen = [], set()
-        for window, position, _ in ranked:
-            if window.ids not in seen:
-                seen.add(window.ids)
-                expected.append((window, position))
-        assert len(strongest) == min(TOP, len(expected))
-        assert [one.sequence for one in finished.strongest(feature, 1)] == [one.sequence for one in strongest[:1]]
-        for held, (window, position) in zip(strongest, expected, strict=False):
-            assert (held.sequence, held.peak) == (window.sequence, position)
-            assert held.token_ids.tolist() == list(window.ids)
-            dense = [np.float32(window.acts.get((feature, place), 0.0)) for place in range(len(window.ids))]
-            assert held.activations.tolist() == [float(value) for value in dense]
-            assert (held.document, held.start) == (f"doc {window.sequence:06}", 7 * window.sequence)
-
-
-@given(corpus=corpora())
-def test_sampled_examples_are_distinct_windows_on_which_the_feature_fires(corpus: list[Window]) -> None:
-    for feature, (_, sample) in enumerate(run(MAKERS["examples"], [corpus]).finish()):
-        windows = {window.ids for window, _, _ in fired(corpus, feature)}
-        assert len(sample) == min(SAMPLED, len(windows))
-        assert len({tuple(held.token_ids.tolist()) for held in sample}) == len(sample)
-        assert all(held.activations[held.peak] != 0 for held in sample)
-
-
-def test_a_sample_does_not_depend_on_which_features_are_looked_at() -> None:
-    """A feature is numbered by its place among those asked for."""
-    corpus = [Window(n, (n % 5, n // 5), (True,) * 2, {(0, 0): 1.0 + n, (3, 0): 2.0 + n}) for n in range(25)]
-    batch = as_batch(corpus)
-    statistics = ExampleStatistics(4, 1, 10, seed=3)
-    statistics.update(batch)
-    (_, first), *_, (_, last) = statistics.finish()
-    assert [held.sequence for held in first] == [held.sequence for held in last]
-
-
-def test_sampling_is_uniform_over_windows() -> None:
-    """Of 40 windows that fire once, each is held about equally often over 600 seeds."""
-    corpus = [Window(n, (n % 5, n // 5 % 5, n // 25), (True,) * 3, {(0, 0): float(n + 1)}) for n in range(40)]
-    batch = as_batch(corpus)
-    held = np.zeros(40)
-    for seed in range(600):
-        statistics = ExampleStatistics(1, 1, 10, seed)
-        statistics.update(batch)
-        held[[example.sequence for example in statistics.finish()[0][1]]] += 1
-    assert held.sum() == 600 * 10
-    assert np.all(np.abs(held - 150) < 5 * np.sqrt(150 * 0.75)), "five standard deviations"
-
-
-def test_padding_does_not_change_what_a_window_is() -> None:
-    """The same window in two batches of different widths is one window."""
-    short = Window(0, (1, 2), (True, True), {(0, 0): 1.0})
-    again = Window(1, (1, 2), (True, True), {(0, 0): 1.0})
-    longer = Window(2, (1, 2, 0), (True,) * 3, {(0, 0): 1.0})
-    statistics = run(lambda: ExampleStatistics(1, 5, 5, 0), [[short], [again, longer]])
-    assert [held.sequence for held in statistics.finish()[0][0]] == [0, 2]
-
-
-def test_rounding_differences_between_batches_do_not_reorder_ties() -> None:
-    value = np.float32(3.7)
-    neighbour = np.nextafter(value, np.float32(4))
-    early = Window(0, (1, 2), (True, True), {(0, 0): float(value)})
-    late = Window(1, (2, 1), (True, True), {(0, 0): float(neighbour)})
-    strongest, _ = run(lambda: ExampleStatistics(1, 1, 1, 0), [[late], [early]]).finish()[0]
-    assert strongest[0].sequence == 0
-
-
-@pytest.mark.parametrize(("steps", "first"), [(0.4, 0), (0.9, 1)])
-def test_what_differs_by_a_whole_step_of_the_ranking_is_ranked(steps: float, first: int) -> None:
-    values = [1.0, 1 + steps * 2.0**-13]
-    corpus = [Window(n, (1, n), (True, True), {(0, 0): value}) for n, value in enumerate(values)]
-    strongest, _ = run(lambda: ExampleStatistics(1, 1, 1, 0), [corpus]).finish()[0]
-    assert strongest[0].sequence == first
-
-
-def test_a_seed_may_be_negative() -> None:
-    statistics = run(lambda: ExampleStatistics(1, 1, 1, -1), [[Window(0, (1,), (True,), {(0, 0): 1.0})]])
-    assert len(statistics.finish()[0][1]) == 1
-
-
-def test_memory_of_examples_does_not_grow_with_the_stream() -> None:
-    statistics = ExampleStatistics(2, TOP, SAMPLED, 0)
-    sizes = []
-    for begin in range(0, 60_000, 2_000):
-        windows = [
-            Window(n, (n % 5, n // 5 % 5), (True, True), {(n % 2, 0): float(n % 977 + 1)})
-            for n in range(begin, begin + 2_000)
-        ]
-        statistics.update(as_batch(windows))
-        sizes.append(sum(array.nbytes for array in statistics.state().values()))
-    assert max(sizes) <= max(sizes[:3]) * 1.05
 
 
 def test_memory_of_sums_grows_with_the_keys_and_not_with_the_stream() -> None:
@@ -487,9 +305,3 @@ def test_what_several_accumulators_are_fed_and_what_they_hand_out_cannot_be_chan
         assert not hasattr(record, "__dict__"), "nothing can be added either"
         with pytest.raises(TypeError, match="takes 1 positional argument"):
             type(record)(None)
-
-
-def test_what_decides_about_random_examples_is_splitmix64() -> None:
-    """The generator's published first two numbers from a state of zero; the second state is the first's increment."""
-    first, second = hash_priority(0, np.array([0, 0x9E3779B97F4A7C15 - (1 << 64)])).tolist()
-    assert (first, second) == (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4)
