@@ -279,6 +279,13 @@ def test_weak_sequences_do_not_say_what_fires_it():
     assert found.likeness.same_token == 1.0
 
 
+def test_sequences_that_fire_nothing_do_not_say_so_either():
+    real, synthetic = comparison_pair()
+    silent = tuple(replace(one, max_activation=0.0) for one in synthetic.examples)
+    found = compare_features(real, replace(synthetic, max_activation=0.0, examples=silent))
+    assert found.likeness.same_token is None
+
+
 def test_where_no_firing_was_looked_at_tokens_decide():
     for token, verdict in ((" Ship", "same trigger"), ("zebra", "second sense")):
         pair = comparison_pair(token=token)

@@ -12,8 +12,8 @@ from record_factory import comparison_pair, with_values
 from scipy.special import logsumexp
 from scipy.stats import genpareto, norm
 
-from sae_analysis.comparison import fitted_tail
-from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Tail
+from sae_analysis.comparison import compare_features, fitted_tail
+from sae_analysis.comparison.tails import EXCEEDANCES, LEAST_EXCEEDANCES, MOST_TOKENS, Interval, Tail
 from sae_analysis.records import Histogram
 
 
@@ -123,3 +123,12 @@ def test_intervals_are_those_of_scipys_tail_over_the_grid(counts):
 def test_equal_values_have_a_tail():
     tail = Tail(edges=np.array([1.0, 1.09]), counts=np.array([30]), largest=1.0, token_count=1_000)
     assert 1.0 <= tail.largest_on(1_000).median < 1.5
+
+
+def test_another_text_as_long_is_told_in_units_of_what_was_found():
+    assert Interval(low=2.0, median=3.0, high=8.0).divided_by(4.0) == Interval(low=0.5, median=0.75, high=2.0)
+    real, synthetic = comparison_pair(potential=20.0)
+    real = with_values(real, 2.0 + np.random.default_rng(0).exponential(size=300), 10_000)
+    expected, found = fitted_tail(real).largest_on(10_000), compare_features(real, synthetic)
+    assert found.realised_low == pytest.approx(expected.low / synthetic.max_activation)
+    assert found.realised_high == pytest.approx(expected.high / synthetic.max_activation)
