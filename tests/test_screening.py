@@ -273,8 +273,18 @@ def test_few_are_computed_that_do_not_fire(rule, monkeypatch):
     assert fired < sum(computed) < 2.5 * fired
 
 
+@pytest.fixture
+def laid_out(monkeypatch):
+    """Tokens and columns of each screening product."""
+    sizes, product = [], Screen._upper_bits
+    monkeypatch.setattr(
+        Screen, "_upper_bits", lambda self, n, w, *at: (sizes.append((n, w.shape[1])), product(self, n, w, *at))[1]
+    )
+    return sizes
+
+
 @pytest.mark.parametrize("knows_density", [True, False])
-def test_the_rest_of_the_dictionary_is_looked_at_for_the_tokens_that_are_left(knows_density, monkeypatch):
+def test_the_rest_of_the_dictionary_is_looked_at_for_the_tokens_that_are_left(knows_density, laid_out):
     """A twentieth of the features fires much; who knows that has few tokens left at once."""
     draw, d_sae = torch.Generator().manual_seed(4), 8192
     weights, x = torch.randn(64, d_sae, generator=draw), torch.randn(1000, 64, generator=draw)
@@ -282,13 +292,9 @@ def test_the_rest_of_the_dictionary_is_looked_at_for_the_tokens_that_are_left(kn
     mask = torch.arange(d_sae) % 512 == 1
     expected = sae.rule(sae.product(x))
     density = (expected > 0).double().mean(0) if knows_density else torch.ones(d_sae)
-    given, product = [], Screen._upper_bits
-    monkeypatch.setattr(
-        Screen, "_upper_bits", lambda self, n, w, *at: (given.append((n, w.shape[1])), product(self, n, w, *at))[1]
-    )
     code = Screen(sae).only(mask, density).encode(x)
     torch.testing.assert_close(table(code, 1000, d_sae), expected * mask)
-    tokens, columns = zip(*given, strict=True)
+    tokens, columns = zip(*laid_out, strict=True)
     assert columns == (1024, 1024, 2048, 4096)
     must = int((expected * mask).any(1).sum())
     assert 1000 == tokens[0] > tokens[1] >= tokens[2] >= tokens[3] >= must > 10
@@ -307,18 +313,14 @@ def test_stages_are_for_few_features_that_seldom_fire(wanted, density, in_stages
     assert bool(screen._stages) == in_stages
 
 
-def test_a_token_of_which_nothing_is_left_is_not_looked_at_again(monkeypatch):
+def test_a_token_of_which_nothing_is_left_is_not_looked_at_again(laid_out):
     """The first feature beats all others on every token, and another is asked for."""
     weights = torch.ones(4, 256)
     weights[:, 0] = 9
     screen = Screen(sae_of(weights, torch.zeros(256), TopK(1)))
     narrow = screen.only(torch.arange(256) == 7, (torch.arange(256) == 0).float())
-    given, product = [], Screen._upper_bits
-    monkeypatch.setattr(
-        Screen, "_upper_bits", lambda self, n, w, *at: (given.append((n, w.shape[1])), product(self, n, w, *at))[1]
-    )
     assert [len(column) for column in narrow.encode(torch.ones(50, 4))] == [0, 0, 0]
-    assert given == [(50, 32)]
+    assert laid_out == [(50, 32)]
 
 
 def test_most_tokens_take_the_short_way_and_the_rest_the_long_one(monkeypatch):
